@@ -1,0 +1,1 @@
+"""The method itself, as pure code: it knows neither Ray nor a training loop."""

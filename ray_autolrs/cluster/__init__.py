@@ -1,0 +1,1 @@
+"""The Ray shell: the driver, the workers' loop and the search actor."""

@@ -1,0 +1,227 @@
+"""Probe actors: lanes outside of the worker group, and the pool that keeps them alive."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+from typing import Any, cast
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ray_autolrs.algorithm.messages import Probe, ProbeDone
+from ray_autolrs.algorithm.records import Record
+from ray_autolrs.cluster.lane_choice import LaneChoice
+from ray_autolrs.cluster.leases import Assignment, Idle, Over
+from ray_autolrs.cluster.search_actor import Status
+from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.transport import PackedState, unpack
+from ray_autolrs.training.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+MOST_FAILURES = 3
+"""Failures of one actor's own code after which it is given up; a lost process is no failure."""
+
+
+TAKE_TIMEOUT_S = 5.0
+"""Longest wait for a stage's snapshot before a lane gives its probe back."""
+
+
+class SnapshotShelf:
+    """Keeps the latest stage's snapshot in the object store, once for all lanes.
+
+    An object goes with the process that put it there. The shelf puts a copy of its own, so
+    that a lane can still read the snapshot when the worker that offered it has died.
+    """
+
+    def __init__(self) -> None:
+        self._arrived = threading.Condition()
+        self._step = -1
+        self._snapshot: ray.ObjectRef[PackedState] | None = None
+
+    def offer(self, step: int, holder: list[ray.ObjectRef[PackedState]]) -> None:
+        """Keep the packed snapshot taken before ``step``; ``holder`` is [its reference]."""
+        snapshot = ray.put(ray.get(holder[0]))
+        with self._arrived:
+            self._snapshot, self._step = snapshot, step
+            self._arrived.notify_all()
+
+    def take(self, step: int) -> list[ray.ObjectRef[PackedState]]:
+        """Return [the reference] of the snapshot taken before ``step``.
+
+        A lane may ask for it before it is offered: then this waits, and returns [] if nothing
+        comes in ``TAKE_TIMEOUT_S``.
+        """
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._step == step, TAKE_TIMEOUT_S)
+            return [self._snapshot] if self._snapshot is not None and self._step == step else []
+
+
+class ProbeActor:
+    """A lane of its own: builds the task once, and runs one probe after the other.
+
+    Args:
+        name: the lane's name.
+        task: what is trained.
+        config: the run's settings.
+        num_workers: training workers, whose micro-batches it takes one after the other.
+    """
+
+    def __init__(
+        self, name: str, task: TrainingTask, config: AutoLRSConfig, num_workers: int
+    ) -> None:
+        self._name = name
+        self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        self._worker = Worker(task, config, Solo(), self._device, num_workers=num_workers)
+
+    def run(self, search: ActorHandle[Any], shelf: ActorHandle[Any]) -> None:
+        """Run probes until the run is over.
+
+        Args:
+            search: the search actor, which gives the probes.
+            shelf: where the snapshots are.
+        """
+        told: ProbeDone | None = None
+        while True:
+            assignment = cast(
+                "Assignment", ray.get(search.pull.remote(self._name, told, stays=True))
+            )
+            told = None
+            match assignment:
+                case Probe() if self._load(assignment.segment.first_step, shelf):
+                    told = self._worker.run_probe(assignment, _silence, alone=True)
+                case Probe():  # The shelf has lost its snapshot: the workers have theirs.
+                    ray.get(search.give_back.remote(self._name))
+                case Idle():
+                    continue
+                case Over():
+                    return
+
+    def _load(self, step: int, shelf: ActorHandle[Any]) -> bool:
+        """Read the stage's snapshot, unless it is the one at hand; return whether it is there."""
+        snapshot = self._worker.snapshot
+        if snapshot.step != step:
+            holder: Any = ray.get(shelf.take.remote(step))
+            if not holder:
+                return False
+            packed = cast("PackedState", ray.get(holder[0]))
+            snapshot.load_state_dict(unpack(packed, self._device))
+        return True
+
+
+class ProbePool:
+    """Starts probe actors and watches over them, from a thread of its own.
+
+    Each actor has a placement group of its own, so that the first can begin before there is
+    room for the last. An actor whose process or node is lost gives its probe back and is started
+    again by Ray where there is room.
+    """
+
+    def __init__(
+        self,
+        choice: LaneChoice,
+        task: TrainingTask,
+        config: AutoLRSConfig,
+        num_workers: int,
+        search: ActorHandle[Any],
+        shelf: ActorHandle[Any],
+    ) -> None:
+        self._choice = choice
+        self._search = search
+        self._shelf = shelf
+        self._arguments = (task, config, num_workers)
+        self._groups: list[PlacementGroup] = []
+        self._actors: dict[str, ActorHandle[Any]] = {}
+        self._running: dict[ray.ObjectRef[None], str] = {}
+        self._failures: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="autolrs-probes", daemon=True)
+
+    def __enter__(self) -> ProbePool:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        for actor in self._actors.values():
+            ray.kill(actor)
+        for group in self._groups:
+            remove_placement_group(group)
+
+    def _watch(self) -> None:
+        """Start the actors once the workers have their places, then wait for those that end."""
+        while not self._stop.is_set() and not self._workers_are_ready():
+            self._stop.wait(0.2)
+        if self._stop.is_set():
+            return
+        for number in range(self._choice.actors):
+            self._start(f"actor-{number}")
+        while self._running and not self._stop.is_set():
+            ended, _ = ray.wait(list(self._running), timeout=0.5)
+            for reference in ended:
+                self._look_at(reference, self._running.pop(reference))
+
+    def _workers_are_ready(self) -> bool:
+        try:
+            answer: Any = ray.get(self._search.poll.remote(0), timeout=10.0)
+        except (RayActorError, GetTimeoutError):
+            return False
+        _, status = cast("tuple[list[Record], Status]", answer)
+        return status.command is not None
+
+    def _start(self, name: str) -> None:
+        group = placement_group([self._choice.resources_per_actor])
+        self._groups.append(group)
+        resources = dict(self._choice.resources_per_actor)
+        options: dict[str, Any] = {
+            "num_cpus": resources.pop("CPU", 0),
+            "num_gpus": resources.pop("GPU", 0),
+            "resources": resources,
+            "max_restarts": -1,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group),
+        }
+        actor = ray.remote(ProbeActor).options(**options).remote(name, *self._arguments)
+        self._actors[name] = cast("ActorHandle[Any]", actor)
+        self._failures[name] = 0
+        self._run(name)
+
+    def _run(self, name: str) -> None:
+        self._running[self._actors[name].run.remote(self._search, self._shelf)] = name
+
+    def _look_at(self, reference: ray.ObjectRef[None], name: str) -> None:
+        """See why a lane ended; unless the run is over, pass its probe on and start it again."""
+        try:
+            ray.get(reference)
+            return
+        except RayActorError:
+            why = "its process was lost"
+        except RayError as error:
+            why = str(error).strip().splitlines()[-1]
+            self._failures[name] += 1
+        lost: Any = ray.get(self._search.give_back.remote(name))
+        probes = ", ".join(f"stage {stage} probe {index + 1}" for stage, index in lost) or "none"
+        if self._failures[name] < MOST_FAILURES:
+            logger.warning("lane %s: %s; given back: %s; it starts again", name, why, probes)
+            self._run(name)
+            return
+        logger.warning("lane %s: %s; given back: %s; given up", name, why, probes)
+        if not self._running:
+            logger.warning("no probe actor is left: the training workers probe on by themselves")
+
+
+def _silence(steps_done: int, loss: float) -> None:
+    return

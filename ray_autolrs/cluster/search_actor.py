@@ -1,0 +1,197 @@
+"""The search actor: holds the stage machine and the log, and answers the workers.
+
+It never trains. Each event is in the log before it is answered, so an actor that dies comes
+back with nothing lost: a new one replays the log.
+
+Its methods may be called at the same time from several threads: a lane that asks for a probe
+waits in :meth:`SearchActor.pull` until there is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from ray_autolrs.algorithm.machine import (
+    Applying,
+    Finished,
+    Probing,
+    RunState,
+    advance,
+    outstanding,
+)
+from ray_autolrs.algorithm.messages import (
+    Apply,
+    Command,
+    Event,
+    Finish,
+    Probe,
+    ProbeDone,
+    Ready,
+)
+from ray_autolrs.algorithm.records import Record, choice_record, event_record, replay
+from ray_autolrs.cluster.leases import Assignment, Idle, Leases, Over
+from ray_autolrs.cluster.run_folder import SCHEDULE_FILE, EventLog, RunFolder
+from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.schedule import LRSchedule
+
+logger = logging.getLogger(__name__)
+
+WORKER_LANE = "worker-"
+"""Lanes whose name begins so are training workers; they are lost and start together."""
+
+PULL_TIMEOUT_S = 2.0
+"""Longest wait for a probe before a lane is told to ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is going on now, for a progress display.
+
+    Attributes:
+        command: what the workers are doing; None before they are ready.
+        steps_done: steps of it that are done.
+        loss: the latest loss; NaN before the first.
+    """
+
+    command: Command | None = None
+    steps_done: int = 0
+    loss: float = float("nan")
+
+
+class SearchActor:
+    """Answers events with commands. It is a plain object; the driver makes it a Ray actor.
+
+    Args:
+        config: the run's settings.
+        folder: where the log and the schedule are kept; what it holds already is continued.
+        parallel_probes: probes that may run at the same time. A run that is continued keeps the
+            number that it was started with, because the schedule depends on it.
+    """
+
+    def __init__(self, config: AutoLRSConfig, folder: RunFolder, parallel_probes: int = 1) -> None:
+        self._config = config
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._leases = Leases()
+        self._status = Status()
+        self._state = RunState()
+        self._log = EventLog(folder)
+        if not any(record["kind"] == "lanes" for record in self._log.records):
+            record = {"kind": "lanes", "parallel_probes": parallel_probes, "time": time.time()}
+            self._log.append([record])
+        self._load()
+
+    def exchange(self, event: Event | None) -> Command:
+        """Take in what the workers did together, and return what they are to do next.
+
+        An event may be told again after a failure; the answer is the same. None tells nothing:
+        it asks what is to be done once the lanes have ended a search.
+
+        Raises:
+            SearchFailedError: no LR of a stage can be applied.
+        """
+        with self._changed:
+            if isinstance(event, Ready):
+                # The last workers of a driver that was killed may have gone on for a moment
+                # after this actor was started.
+                self._load()
+                self._leases.give_back(self._leases.lanes(WORKER_LANE))
+            if event is not None:
+                self._take_in(event, lane="all workers")
+            command = outstanding(self._state)[0]
+            self._status = Status(command=command)
+            return command
+
+    def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
+        """Take in the probe that a lane has run, and return the next one for it.
+
+        Args:
+            lane: the lane's name.
+            told: what it ran, or None.
+            stays: whether it waits for the next stage's probes too; if not, it is told that the
+                search is over.
+
+        Raises:
+            SearchFailedError: no LR of a stage can be applied.
+        """
+        deadline_s = time.monotonic() + PULL_TIMEOUT_S
+        with self._changed:
+            if told is not None:
+                self._take_in(told, lane)
+            while True:
+                phase = self._state.phase
+                if isinstance(phase, Finished) or not (stays or isinstance(phase, Probing)):
+                    self._leases.give_back([lane])
+                    return Over()
+                waiting = outstanding(self._state) if isinstance(phase, Probing) else ()
+                probe = self._leases.take(lane, (p for p in waiting if isinstance(p, Probe)))
+                if probe is not None:
+                    return probe
+                if not self._changed.wait(deadline_s - time.monotonic()):
+                    return Idle()
+
+    def give_back(self, lane: str) -> list[tuple[int, int]]:
+        """Give a lost lane's probe to the others; return it as [(stage, index)], or []."""
+        with self._changed:
+            lost = self._leases.give_back([lane])
+            self._changed.notify_all()
+            return lost
+
+    def heartbeat(self, steps_done: int, loss: float) -> None:
+        """Take note of the progress of the current command."""
+        with self._changed:
+            self._status = Status(self._status.command, steps_done, loss)
+
+    def poll(self, first_record: int) -> tuple[list[Record], Status]:
+        """Return the log's records from number ``first_record`` on, and the status."""
+        with self._changed:
+            return self._log.records[first_record:], self._status
+
+    def _load(self) -> None:
+        # Loading BoTorch takes seconds: the driver, which imports this module, does without it.
+        from ray_autolrs.algorithm.paper import paper_rules
+
+        self._log = EventLog(self._folder)
+        lanes = next(record for record in self._log.records if record["kind"] == "lanes")
+        self._rules = paper_rules(self._config, lanes["parallel_probes"])
+        self._state = replay(self._rules, self._log.records)
+
+    def _take_in(self, event: Event, lane: str) -> None:
+        """Advance the machine, and write the log before anyone is answered."""
+        before = self._state
+        after, _ = advance(self._rules, before, event)
+        if after is not before:
+            self._write(before, event, after, lane)
+            self._state = after
+            self._changed.notify_all()
+
+    def _write(self, before: RunState, event: Event, after: RunState, lane: str) -> None:
+        now = time.time()
+        records: list[Record] = [event_record(before, event, after) | {"lane": lane, "time": now}]
+        if isinstance(after.phase, Applying) and after.phase != before.phase:
+            records.append(choice_record(after.phase) | {"time": now})
+        if after.segments and after.segments != before.segments:
+            schedule = LRSchedule(after.segments)
+            self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
+        self._log.append(records)
+
+
+def describe_command(command: Command) -> str:
+    """Return a command as a short text for a progress display.
+
+    >>> describe_command(Finish())
+    'finishing'
+    """
+    match command:
+        case Probe():
+            lr = command.segment.multiplier
+            return f"stage {command.stage} probe {command.index + 1} lr {lr:.3g}"
+        case Apply(stage=0):
+            return f"warm-up to lr {command.segment.multiplier:.3g}"
+        case Apply():
+            return f"stage {command.stage} apply lr {command.segment.multiplier:.3g}"
+        case Finish():
+            return "finishing"

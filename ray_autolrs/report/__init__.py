@@ -1,0 +1,1 @@
+"""Tables and lines for people, each a function of the run's log alone."""

@@ -1,0 +1,57 @@
+"""One line of text for each decision, for the log on a terminal."""
+
+from __future__ import annotations
+
+from ray_autolrs.algorithm.records import Record
+from ray_autolrs.report.stage_table import outcome
+
+
+def describe(record: Record) -> str | None:
+    """Return the line for a record, or None where there is nothing to say.
+
+    >>> describe({"kind": "ready", "step": 1200})
+    'workers ready at step 1200'
+    """
+    match record["kind"]:
+        case "lanes":
+            return f"a stage's probes are asked for {record['parallel_probes']} at a time"
+        case "ready":
+            return f"workers ready at step {record['step']}"
+        case "probe":
+            head = f"stage {record['stage']} probe {record['index'] + 1}: lr {record['lr']:.4g}"
+            if record["diverged"]:
+                return f"{head} diverged after {record['steps']} steps"
+            return (
+                f"{head} forecasts {record['objective']} loss "
+                f"{_loss(record['forecast'])} ± {_loss(record['forecast_std'])} "
+                f"from {_loss(record['losses'][-1])} after {record['steps']} steps"
+            )
+        case "choice":
+            reason = (
+                "the minimum of the posterior mean"
+                if record["forecast"] is None
+                else f"lowest forecast, {record['objective']} loss {_loss(record['forecast'])}"
+            )
+            last = record["first_step"] + record["steps"] - 1
+            return (
+                f"stage {record['stage']}: apply lr {record['lr']:.4g} ({reason}) "
+                f"to steps {record['first_step']}-{last}"
+            )
+        case "apply":
+            name = f"stage {record['stage']}" if record["stage"] else "warm-up"
+            if record["diverged"]:
+                return f"{name}: diverged after {record['steps']} steps, back to its start"
+            measured = {name: value for _, name, value in record["evaluations"]}
+            values = ", ".join(f"{key} {value:.4g}" for key, value in measured.items())
+            loss = outcome(record, "training")
+            return f"{name}: applied, training loss {loss:.4g}; validation {values}"
+        case "finished":
+            return (
+                f"finished: {record['apply_steps']} applied and {record['probe_steps']} probe steps"
+            )
+        case _:
+            return None
+
+
+def _loss(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

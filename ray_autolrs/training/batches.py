@@ -1,0 +1,169 @@
+"""Batches that are addressed by their step.
+
+``micro(step, micro)`` is a pure function of the task, the seed and the address: a probe, the
+applied run, a restart and a replay read the same samples in the same order, with the same
+augmentation, whatever was read before and on whichever worker.
+
+The training set is read epoch by epoch, each in an order of its own; an epoch's last batch is
+filled up with the next epoch's first samples, so that every sample is seen once an epoch and
+every batch is full.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, MutableMapping, Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.random_streams import Stream, seed_everything, stream_seed
+
+Address = tuple[int, int]
+"""(step, micro): an optimizer step, and the number of a micro-batch in the global batch."""
+
+
+class StepBatches:
+    """The training batches of a task.
+
+    Args:
+        task: gives the training set, the batch size and the collation.
+        micro_batch_size: samples in a micro-batch; it divides ``task.global_batch_size``.
+        seed: orders the epochs and seeds the augmentation.
+        pin_memory: load into page-locked memory, for asynchronous copies to a GPU.
+
+    Raises:
+        ValueError: the training set is not map-style, or smaller than a global batch.
+    """
+
+    def __init__(
+        self, task: TrainingTask, *, micro_batch_size: int, seed: int, pin_memory: bool = False
+    ) -> None:
+        source = _TrainingBatches(task, task.train_dataset(), micro_batch_size, seed)
+        if source.size < task.global_batch_size:
+            raise ValueError(
+                f"the training set has {source.size} samples, fewer than "
+                f"global_batch_size={task.global_batch_size}; give more data or a smaller batch"
+            )
+        self.micro_batches = task.global_batch_size // micro_batch_size
+        """Micro-batches in a global batch."""
+        self._source = source
+        self._sampler: list[Address] = []
+        self._loader: DataLoader[Any] | None = None
+        if task.loader_workers > 0:
+            self._loader = DataLoader(
+                cast("Dataset[Any]", source),
+                batch_size=None,
+                sampler=self._sampler,
+                num_workers=task.loader_workers,
+                persistent_workers=True,
+                pin_memory=pin_memory,
+            )
+
+    def micro(self, step: int, micro: int) -> Any:
+        """Return one collated micro-batch, on the CPU."""
+        return self._source[step, micro]
+
+    def stream(self, first_step: int, steps: int, micros: range) -> Iterator[list[Any]]:
+        """Yield, for each step from ``first_step``, the micro-batches numbered ``micros``.
+
+        The stream may be left early. With loader processes, one stream at a time can be open.
+        """
+        addresses = [
+            (step, micro) for step in range(first_step, first_step + steps) for micro in micros
+        ]
+        if self._loader is None:
+            loaded: Iterator[Any] = (self._source[address] for address in addresses)
+        else:
+            # The loader's processes are kept; its sampler is this very list.
+            self._sampler[:] = addresses
+            loaded = iter(self._loader)
+        for _ in range(steps):
+            yield [next(loaded) for _ in micros]
+
+
+class _TrainingBatches(Dataset[Any]):
+    """A dataset whose items are whole micro-batches, indexed by address."""
+
+    def __init__(
+        self, task: TrainingTask, dataset: Dataset[Any], micro_batch_size: int, seed: int
+    ) -> None:
+        self.size = dataset_size(dataset, "train_dataset")
+        self._task = task
+        self._dataset = dataset
+        self._micro_batch_size = micro_batch_size
+        self._seed = seed
+
+    def __getitem__(self, address: Address) -> Any:
+        step, micro = address
+        first = step * self._task.global_batch_size + micro * self._micro_batch_size
+        indices = epoch_order(self.size, self._seed, first, self._micro_batch_size)
+        seed_everything(self._seed, Stream.DATA, step, micro)
+        return self._task.collate(take_samples(self._dataset, indices))
+
+
+def dataset_size(dataset: Dataset[Any], name: str) -> int:
+    """Return the number of samples in a dataset of a task.
+
+    Raises:
+        ValueError: the dataset is not map-style. The message names the task's method ``name``.
+    """
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(
+            f"{name}() returned {type(dataset).__name__}, which lacks len() or indexing; it must "
+            "return a map-style dataset, because batches are addressed by their step"
+        )
+    return len(dataset)
+
+
+def take_samples(dataset: Dataset[Any], indices: list[int]) -> Sequence[Any]:
+    """Return samples of a dataset, all at once where it can do so (PyTorch's protocol)."""
+    take_all = getattr(dataset, "__getitems__", None)
+    if take_all is not None:
+        return cast("Sequence[Any]", take_all(indices))
+    return [dataset[index] for index in indices]
+
+
+def epoch_order(size: int, seed: int, first: int, count: int) -> list[int]:
+    """Return the dataset indices at places ``first`` to ``first + count - 1`` of the run.
+
+    Place p lies in epoch p // size; each epoch is a permutation of its own.
+    """
+    places = range(first, first + count)
+    return [int(_permutation(size, seed, place // size)[place % size]) for place in places]
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    generator = np.random.default_rng(stream_seed(seed, Stream.PERMUTATION, epoch))
+    return generator.permutation(size)
+
+
+def validation_subset(size: int, samples: int, seed: int) -> list[int]:
+    """Return the fixed subset that probes are validated on: sorted indices, at most ``samples``."""
+    generator = np.random.default_rng(stream_seed(seed, Stream.VALIDATION_SUBSET))
+    return sorted(int(index) for index in generator.permutation(size)[:samples])
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch of tensors, in any nesting of dicts, lists and tuples, on ``device``.
+
+    Containers keep their type; those with a ``to`` of their own move themselves. Anything else
+    stays as it is. From pinned memory the copies do not wait for the device.
+    """
+    if callable(getattr(batch, "to", None)):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, MutableMapping):
+        # A copy keeps what a subclass knows beside its items; some cannot be built from a dict.
+        moved = copy.copy(batch)
+        moved.update({key: to_device(value, device) for key, value in batch.items()})
+        return moved
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(value, device) for value in cast("Sequence[Any]", batch))
+    return batch

@@ -1,0 +1,200 @@
+"""One copy of the model, its optimizer and its gradient scaler, and one optimizer step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ray_autolrs.algorithm.segments import group_lrs
+from ray_autolrs.task import Precision, TrainingTask
+from ray_autolrs.training.batches import to_device
+from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.random_streams import Stream, seed_everything
+
+AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Replica:
+    """The part of a training process that a snapshot captures, and how it takes a step.
+
+    Args:
+        task: builds the model and the optimizer.
+        group: the workers that average their gradients.
+        device: where the model lives.
+        seed: seeds the model's initial weights, and its random numbers in each step.
+
+    Raises:
+        ValueError: one of the task's settings is out of its range; the first parameter group's
+            LR is not positive, so that the other groups have no ratio to it; or the optimizer
+            needs a closure, or has a parameter that the model lacks.
+    """
+
+    def __init__(self, task: TrainingTask, group: Group, device: torch.device, seed: int) -> None:
+        task.check_settings()
+        self.task = task
+        self.device = device
+        self.seed = seed
+        seed_everything(seed, Stream.BUILD)
+        self.module = task.build_model().to(device).train()
+        self.optimizer = task.build_optimizer(self.module)
+        self.initial_lrs = [float(param_group["lr"]) for param_group in self.optimizer.param_groups]
+        if not (math.isfinite(self.initial_lrs[0]) and self.initial_lrs[0] > 0):
+            raise ValueError(
+                f"the optimizer's first parameter group has lr={self.initial_lrs[0]!r}; it must be "
+                "positive, because the other groups keep their ratio to it"
+            )
+        self._parameters = list(self.module.parameters())
+        self._check_optimizer()
+        # Scaling is for float16 alone; a disabled scaler passes everything through.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=task.precision == "fp16")
+        self._group_module = self._wrap(group)
+
+    def _check_optimizer(self) -> None:
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "the optimizer is LBFGS, which evaluates the loss several times in a step; use one "
+                "whose step() needs no closure"
+            )
+        known = {id(parameter) for parameter in self._parameters}
+        for place, param_group in enumerate(self.optimizer.param_groups):
+            if any(id(parameter) not in known for parameter in param_group["params"]):
+                raise ValueError(
+                    f"the optimizer's parameter group {place} has a parameter that the model "
+                    "lacks; make it part of the model, or no snapshot holds it"
+                )
+
+    def _wrap(self, group: Group) -> nn.Module:
+        """Return the module that a step calls: with several workers, one that averages gradients.
+
+        Buffers are not broadcast at each forward pass: in training mode no step reads a running
+        statistic. :func:`ray_autolrs.training.snapshot.share_buffers` makes them rank 0's where
+        they are read.
+        """
+        if group.size == 1:
+            return self.module
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            self.module,
+            device_ids=device_ids,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context that model and loss run in: autocast, or none for ``"fp32"``."""
+        if self.task.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
+
+    def set_lr(self, lr: float) -> None:
+        """Give the first parameter group ``lr``, and the others their ratio of it."""
+        lrs = group_lrs(lr, self.initial_lrs)
+        for param_group, group_lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            if isinstance(param_group["lr"], Tensor):
+                param_group["lr"].fill_(group_lr)
+            else:
+                param_group["lr"] = group_lr
+
+    def take_step(
+        self,
+        step: int,
+        batches: Sequence[Any],
+        micros: range,
+        lr: float,
+        losses: Tensor,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Take one optimizer step, without waiting for the device (fp16's scaler does wait).
+
+        Args:
+            step: the optimizer step; with each micro-batch's number it seeds the model's
+                random numbers.
+            batches: this worker's micro-batches of the global batch, on the CPU.
+            micros: their numbers in the global batch.
+            lr: LR of the first parameter group.
+            losses: shape (micro-batches in the global batch,); the loss of each one that this
+                worker computes is written to its place.
+            alone: compute the step without the group, from all micro-batches. It goes through
+                the bare module: DDP's forward pass may wait for the others.
+        """
+        self.set_lr(lr)
+        self._set_gradients(step, batches, micros, losses, self._forward_module(alone))
+        if self.task.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self.task.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
+        """Return the loss of one micro-batch in training mode, without a gradient or a step."""
+        self.module.train()
+        with torch.no_grad(), self.autocast():
+            seed_everything(self.seed, Stream.MODEL, step, micro)
+            return self.task.loss(self.module, to_device(batch, self.device))
+
+    def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
+        """Compute a step's gradients and drop them. It changes buffers and random states.
+
+        DDP sorts its buckets anew after its first backward pass, and with more than two workers
+        the place of a gradient in its bucket decides in which order it is added up. After a
+        rehearsal, a step gives the same bits whether or not it is the first of its process.
+        """
+        self._set_gradients(step, batches, micros, losses, self._forward_module(alone=False))
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Drop the gradients of the whole module: clipping sees those the optimizer lacks."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _forward_module(self, alone: bool) -> nn.Module:
+        return self.module if alone else self._group_module
+
+    def _set_gradients(
+        self,
+        step: int,
+        batches: Sequence[Any],
+        micros: range,
+        losses: Tensor,
+        forward_module: nn.Module,
+    ) -> None:
+        """Set the (scaled) gradients of the global batch's mean loss, and note the losses."""
+        if not self.module.training:  # walking through the modules would take time in each step
+            self.module.train()
+        self.clear_gradients()
+        buffers_of_first: list[Tensor] = []
+        for place, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
+            is_last = place == len(micros) - 1
+            with _gradient_sync(forward_module, is_last):
+                loss = self._loss(step, micro, batch, forward_module)
+                part = loss if len(micros) == 1 else loss / len(micros)
+                self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+            losses[micro] = loss.detach()
+            if place == 0 and not is_last:
+                buffers_of_first = [buffer.clone() for buffer in self.module.buffers()]
+        # A step moves BatchNorm's running statistics once, by its first micro-batch: as on rank 0
+        # with a worker for each micro-batch, so that they do not depend on how many workers share
+        # the work.
+        for buffer, kept in zip(self.module.buffers(), buffers_of_first, strict=False):
+            buffer.copy_(kept)
+
+    def _loss(self, step: int, micro: int, batch: Any, forward_module: nn.Module) -> Tensor:
+        seed_everything(self.seed, Stream.MODEL, step, micro)
+        with self.autocast():
+            return self.task.loss(forward_module, to_device(batch, self.device))
+
+
+def _gradient_sync(
+    forward_module: nn.Module, is_last: bool
+) -> contextlib.AbstractContextManager[Any]:
+    """Average gradients over the workers in the last micro-batch of a step only."""
+    if isinstance(forward_module, DistributedDataParallel) and not is_last:
+        return forward_module.no_sync()
+    return contextlib.nullcontext()

@@ -1,0 +1,252 @@
+"""One training worker: carries out the stage machine's commands in lock-step with its group.
+
+Losses stay on the device, in a tensor with a place for each micro-batch of each step. They are
+looked at every ``divergence_check_steps`` steps: that look is the only time a worker waits for
+its device or its group outside of a step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone
+from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.stages import validation_interval
+from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.batches import StepBatches, dataset_size, validation_subset
+from ray_autolrs.training.collectives import Group, Solo
+from ray_autolrs.training.evaluation import Evaluation
+from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.snapshot import Snapshot, share_buffers
+
+Progress = Callable[[int, float], None]
+"""Told (steps done in a segment, loss of the last one) at each look at the losses."""
+
+
+class Worker:
+    """A worker's model, data and snapshot.
+
+    Args:
+        task: what to train.
+        config: the run's settings.
+        group: the workers in lock-step.
+        device: where the model lives.
+        num_workers: workers whose micro-batches a global batch is cut into; None is the group's
+            size.
+
+    Raises:
+        ValueError: the task's sizes, data, optimizer or loss are refused.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        config: AutoLRSConfig,
+        group: Group,
+        device: torch.device,
+        *,
+        num_workers: int | None = None,
+    ) -> None:
+        task.check_settings()
+        micro_batch_size = task.resolved_micro_batch_size(num_workers or group.size)
+        self.config = config
+        self.group = group
+        self.batches = StepBatches(
+            task,
+            micro_batch_size=micro_batch_size,
+            seed=config.seed,
+            pin_memory=device.type == "cuda",
+        )
+        share = self.batches.micro_batches // group.size
+        self._together = _Lane(group, range(group.rank * share, (group.rank + 1) * share))
+        self._alone = _Lane(Solo(), range(self.batches.micro_batches))
+        val_dataset = task.val_dataset()
+        eval_batch_size = task.eval_batch_size or micro_batch_size
+        val_size = dataset_size(val_dataset, "val_dataset")
+        self.evaluation = Evaluation(task, val_dataset, eval_batch_size, seed=config.seed)
+        subset = validation_subset(val_size, config.validation_samples, config.seed)
+        self.probe_evaluation = Evaluation(
+            task, val_dataset, eval_batch_size, subset, seed=config.seed
+        )
+        self.replica = Replica(task, group, device, config.seed)
+        self.snapshot = Snapshot()
+        self._is_rehearsed = False
+
+    def take_snapshot(self, step: int) -> None:
+        """Capture the state before applied step ``step``: what probes and stages start from."""
+        share_buffers(self.replica.module, self.group)
+        self.snapshot.capture(self.replica, step)
+
+    def check_first_loss(self) -> None:
+        """Refuse a task whose loss cannot be trained on, before any step is taken.
+
+        Raises:
+            ValueError: on every worker, if the loss of a worker's first micro-batch is not a
+                scalar tensor, or not finite.
+        """
+        step, micro = self.snapshot.restore(self.replica), self._together.micros[0]
+        loss = self.replica.first_loss(step, micro, self.batches.micro(step, micro))
+        name = f"{type(self.replica.task).__name__}.loss"
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss)}"
+            raise ValueError(f"{name} returned {got}; it must return the mean loss, of shape ()")
+        # The sum, so that no worker goes on to wait for one that has raised.
+        total = loss.detach().to(torch.float64)
+        self.group.sum_(total)
+        if not torch.isfinite(total):
+            raise ValueError(
+                f"{name} is {total.item() / self.group.size} at step {step}, before any update; it "
+                "must be finite: check the data and the model's initial weights"
+            )
+        self.snapshot.restore(self.replica)
+
+    def run_probe(self, probe: Probe, progress: Progress, *, alone: bool = False) -> ProbeDone:
+        """Try an LR from the snapshot, and return its losses.
+
+        Args:
+            probe: the command.
+            progress: told at each look at the losses.
+            alone: train on the whole global batch without the other workers, who need not run
+                the same probe. With one micro-batch for each worker, and a power of two of
+                them, the losses are equal to the last bit either way.
+        """
+        started = time.perf_counter()
+        lane = self._alone if alone else self._together
+        evaluation = self.probe_evaluation
+        if probe.objective == "training":
+            outcome = self._run_segment(probe.segment, progress, evaluation, frozenset(), lane)
+            losses = outcome.losses
+        else:
+            every = validation_interval(self.config, probe.steps)
+            evals = min(self.config.validation_evals, probe.steps)
+            eval_steps = frozenset(every * number for number in range(1, evals + 1))
+            outcome = self._run_segment(probe.segment, progress, evaluation, eval_steps, lane)
+            losses = tuple(means["loss"] for _, means in outcome.evaluations)
+        return ProbeDone(
+            stage=probe.stage,
+            index=probe.index,
+            losses=losses,
+            diverged=outcome.diverged,
+            steps=len(outcome.losses),
+            wall_s=time.perf_counter() - started,
+            first_loss=outcome.losses[0],
+        )
+
+    def run_apply(self, apply: Apply, progress: Progress) -> ApplyDone:
+        """Train with the chosen LR from the snapshot, and evaluate on the whole validation set."""
+        started = time.perf_counter()
+        every = self.config.eval_every_steps or apply.steps
+        eval_steps = frozenset({*range(every, apply.steps, every), apply.steps})
+        outcome = self._run_segment(
+            apply.segment,
+            progress,
+            self.evaluation,
+            eval_steps,
+            self._together,
+            with_metrics=True,
+        )
+        return ApplyDone(
+            stage=apply.stage,
+            lr=apply.segment.multiplier,
+            losses=outcome.losses,
+            diverged=outcome.diverged,
+            wall_s=time.perf_counter() - started,
+            evaluations=tuple(
+                (apply.segment.first_step + steps, name, value)
+                for steps, means in outcome.evaluations
+                for name, value in means.items()
+            ),
+        )
+
+    def _run_segment(
+        self,
+        segment: Segment,
+        progress: Progress,
+        evaluation: Evaluation,
+        eval_steps: frozenset[int],
+        lane: _Lane,
+        *,
+        with_metrics: bool = False,
+    ) -> _Outcome:
+        """Restore the snapshot, take the segment's steps, and stop early if the loss diverges.
+
+        Args:
+            segment: the LRs.
+            progress: told at each look at the losses.
+            evaluation: what to run after the steps, counted from 1, in ``eval_steps``.
+            eval_steps: see ``evaluation``.
+            lane: who takes the steps.
+            with_metrics: whether an evaluation also takes the task's metrics.
+        """
+        first_step = self.snapshot.restore(self.replica)
+        assert first_step == segment.first_step, (first_step, segment)
+        # float64 holds every loss exactly; other workers' places stay zero until they are summed.
+        table = torch.zeros(
+            segment.steps,
+            self.batches.micro_batches,
+            dtype=torch.float64,
+            device=self.replica.device,
+        )
+        if lane.group.size > 1 and not self._is_rehearsed:
+            rehearsal = next(self.batches.stream(first_step, 1, lane.micros))
+            self.replica.rehearse(first_step, rehearsal, lane.micros, table[0])
+            self._is_rehearsed = True
+            self.snapshot.restore(self.replica)
+        losses: list[float] = []
+        evaluations: list[tuple[int, dict[str, float]]] = []
+        stream = self.batches.stream(first_step, segment.steps, lane.micros)
+        for done, batch in enumerate(stream, start=1):
+            step = first_step + done - 1
+            self.replica.take_step(
+                step,
+                batch,
+                lane.micros,
+                segment.lr_at(step),
+                table[done - 1],
+                alone=lane.group.size == 1,
+            )
+            look = done % self.config.divergence_check_steps == 0 or done == segment.steps
+            if not (look or done in eval_steps):
+                continue
+            latest = _mean_losses(table[len(losses) : done], lane.group)
+            if done in eval_steps:
+                means = evaluation.run(self.replica, lane.group, with_metrics=with_metrics)
+                evaluations.append((done, means))
+                latest_loss = means["loss"]
+            else:
+                latest_loss = latest[-1]
+            losses += latest
+            progress(done, latest_loss)
+            if not (all(map(math.isfinite, latest)) and math.isfinite(latest_loss)):
+                return _Outcome(tuple(losses), True, tuple(evaluations))
+        return _Outcome(tuple(losses), False, tuple(evaluations))
+
+
+def _mean_losses(table: Tensor, group: Group) -> list[float]:
+    """Return each step's mean loss over all micro-batches; every worker gets the same."""
+    summed = table.clone()
+    group.sum_(summed)
+    mean: list[float] = summed.mean(dim=1).tolist()
+    return mean
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """Those who take a step together, and this worker's micro-batches of the global batch."""
+
+    group: Group
+    micros: range
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    losses: tuple[float, ...]
+    diverged: bool
+    evaluations: tuple[tuple[int, dict[str, float]], ...]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ray_autolrs.algorithm.forecast import ExponentialForecaster
+from ray_autolrs.algorithm.machine import Observation
+from ray_autolrs.algorithm.paper import judge_probe, paper_rules
+from ray_autolrs.algorithm.stages import Stage
+from ray_autolrs.config import AutoLRSConfig
+
+CONFIG = AutoLRSConfig(total_steps=1000, lr_min=1e-3, lr_max=1.0)
+TRAINING = Stage(1, 0, 1000, 100, "training")
+VALIDATION = Stage(5, 15_000, 8000, 800, "validation")
+
+
+def falling(points):
+    return tuple(2.0 + math.exp(-2 * t / points) for t in range(points))
+
+
+def test_training_losses_are_forecast_to_the_stage_end():
+    expected = ExponentialForecaster(10, 0.03, 0.5).forecast(falling(100), 1000)
+    assert judge_probe(CONFIG, TRAINING, falling(100), math.nan) == expected
+
+
+def test_validation_losses_are_forecast_in_units_of_their_interval():
+    expected = ExponentialForecaster(1, None, 0.5).forecast(falling(16), 8000 // 50)
+    assert judge_probe(CONFIG, VALIDATION, falling(16), 9.0) == expected
+
+
+@pytest.mark.parametrize("initial_loss", [3.0, 2.5])
+def test_validation_series_that_reaches_the_initial_loss_gives_its_last_loss(initial_loss):
+    losses = falling(16)
+    assert judge_probe(CONFIG, VALIDATION, losses, initial_loss).loss == losses[-1]
+
+
+def test_training_series_that_reaches_the_initial_loss_is_forecast():
+    assert judge_probe(CONFIG, TRAINING, falling(100), 1.0).loss != falling(100)[-1]
+
+
+def test_suggestions_are_pure_and_differ_between_stages():
+    rules = paper_rules(CONFIG)
+    told: list[Observation] = []
+    for index in range(4):
+        lr = rules.suggest(TRAINING, told, [])
+        assert rules.suggest(TRAINING, told, []) == lr
+        forecast = None if index == 1 else rules.judge(TRAINING, falling(100), math.nan)
+        told.append(Observation(index, lr, forecast))
+    assert len({result.lr for result in told}) == 4
+    assert rules.suggest(VALIDATION, [], []) != rules.suggest(TRAINING, [], [])
+    assert rules.choose(TRAINING, told) in {told[0].lr, told[2].lr, told[3].lr}
+
+
+def test_running_lrs_are_not_suggested_again():
+    rules = paper_rules(CONFIG)
+    running = [rules.suggest(TRAINING, [], [])]
+    while len(running) < 10:
+        running.append(rules.suggest(TRAINING, [], running))
+    places = sorted((math.log10(lr) + 3) / 3 for lr in running)
+    assert max(np.diff([0.0, *places, 1.0])) < 0.2

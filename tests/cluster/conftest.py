@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+import ray
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory):
+    """A local Ray of six CPUs, in name; gives its folder."""
+    # A short path: Ray's sockets lie in it, and their names are limited to 107 bytes.
+    temporary = tmp_path_factory.mktemp("ray")
+    ray.init(address="local", num_cpus=6, _temp_dir=str(temporary), log_to_driver=False)
+    yield temporary
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_cluster, tmp_path_factory):
+    """A run of two workers that nothing happens to."""
+    from tests.cluster.test_ray_run import trainer
+
+    return trainer(tmp_path_factory.mktemp("storage")).fit()

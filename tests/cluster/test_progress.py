@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+
+from ray_autolrs.algorithm.messages import Apply, Probe
+from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.cluster.progress import ProgressDisplay
+from ray_autolrs.cluster.search_actor import Status, describe_command
+
+READY = {"kind": "ready", "step": 0}
+WARMED_UP = {
+    "kind": "apply",
+    "stage": 0,
+    "segment": Segment(0, 99, 0.1).to_dict(),
+    "diverged": False,
+    "steps": 100,
+    "wall_s": 1.0,
+    "evaluations": [],
+    "losses": [1.0] * 100,
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def follow(poll, until):
+    """Show a run until ``until()`` holds."""
+    with ProgressDisplay(poll, total_steps=400, interval_s=0.01):
+        deadline = time.monotonic() + 10
+        while not until():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def scripted(records, status):
+    """A poll that tells nothing at first, then all records at once."""
+    polls = []
+
+    def poll(first):
+        polls.append(first)
+        known = records if len(polls) > 1 else []
+        return known[first:], status
+
+    return poll, polls
+
+
+def test_terminal_shows_a_bar_with_stage_lr_and_loss(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    status = Status(Apply(1, Segment(100, 199, 0.25)), steps_done=50, loss=0.625)
+    poll, polls = scripted([READY, WARMED_UP], status)
+    follow(poll, lambda: len(polls) > 4)
+    shown = terminal.getvalue()
+    assert "150/400" in shown
+    assert "stage 1 apply lr 0.25 loss 0.625" in shown
+
+
+def test_without_a_terminal_each_decision_is_one_line(caplog, capsys):
+    poll, polls = scripted([READY, WARMED_UP], Status())
+    with caplog.at_level(logging.INFO):
+        follow(poll, lambda: len(polls) > 4)
+    assert caplog.messages == [
+        "workers ready at step 0",
+        "warm-up: applied, training loss 1; validation ",
+    ]
+    assert capsys.readouterr().err == ""
+    assert set(polls[3:]) == {2}
+
+
+def test_decisions_of_an_earlier_session_are_not_told_again(caplog):
+    polls = []
+
+    def poll(first):
+        polls.append(first)
+        return [READY][first:], Status()
+
+    with caplog.at_level(logging.INFO):
+        follow(poll, lambda: len(polls) > 3)
+    assert caplog.messages == []
+
+
+def test_lost_connection_does_not_end_the_display():
+    polls = []
+
+    def poll(first):
+        polls.append(first)
+        if len(polls) == 2:
+            raise ConnectionError("gone")
+        return [], Status()
+
+    follow(poll, lambda: len(polls) > 4)
+    assert len(polls) > 4
+
+
+def test_commands_are_described():
+    assert describe_command(Probe(2, 3, Segment(0, 9, 0.5), "training")) == (
+        "stage 2 probe 4 lr 0.5"
+    )
+    assert describe_command(Apply(0, Segment(0, 9, 0.5))) == "warm-up to lr 0.5"

@@ -1,0 +1,163 @@
+"""Runs on a real Ray, with two workers: equal curves, lost workers, a lost actor, a lost driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+from ray_autolrs import AutoLRSTrainer
+from tests.digits_task import DigitsTask, short_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+
+
+def trainer(
+    path: Path, task=None, num_workers=2, max_failures=0, name="run", **settings
+) -> AutoLRSTrainer:
+    return AutoLRSTrainer(
+        task or DigitsTask(),
+        short_config(**settings),
+        scaling_config=ScalingConfig(num_workers=num_workers),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(path),
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
+    )
+
+
+def model_state(result) -> dict[str, torch.Tensor]:
+    with result.checkpoint.as_directory() as folder:
+        state: dict[str, torch.Tensor] = torch.load(f"{folder}/model.pt")
+    return state
+
+
+def assert_bit_equal(result, expected) -> None:
+    assert result.schedule == expected.schedule
+    assert result.metrics == expected.metrics
+    state, expected_state = model_state(result), model_state(expected)
+    assert all(torch.equal(state[name], expected_state[name]) for name in expected_state)
+
+
+def test_two_workers_give_the_curves_of_one(undisturbed, tmp_path):
+    alone = trainer(tmp_path, num_workers=0).fit()
+    pairs = [
+        (both["losses"], one["losses"])
+        for both, one in zip(undisturbed.events, alone.events, strict=True)
+        if both["kind"] in ("probe", "apply") and not both["diverged"]
+    ]
+    assert len(pairs) >= 12
+    for both, one in pairs:
+        assert both == pytest.approx(one, rel=1e-10)
+    assert [segment.multiplier for segment in undisturbed.schedule.segments] == pytest.approx(
+        [segment.multiplier for segment in alone.schedule.segments], rel=1e-10
+    )
+    assert undisturbed.metrics == pytest.approx(alone.metrics, rel=1e-8)
+
+
+class KilledOnce(DigitsTask):
+    """Its first process to reach a number of forward passes is killed, as by a lost machine."""
+
+    def __init__(self, marker: Path, passes: int) -> None:
+        self.marker = marker
+        self.passes = passes
+
+    def loss(self, model, batch):
+        self.passes -= 1
+        if self.passes == 0 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(model, batch)
+
+
+def test_lost_worker_changes_nothing(undisturbed, tmp_path):
+    marker = tmp_path / "killed"
+    result = trainer(tmp_path, KilledOnce(marker, passes=230), max_failures=1).fit()
+    assert marker.exists()
+    ready = [event["step"] for event in result.events if event["kind"] == "ready"]
+    assert len(ready) == 2
+    assert ready[1] > 0
+    assert_bit_equal(result, undisturbed)
+
+
+def test_lost_search_actor_changes_nothing(undisturbed, tmp_path):
+    killed = threading.Event()
+
+    def kill_actor() -> None:
+        log = tmp_path / "run" / "events.jsonl"
+        while not (log.exists() and log.read_bytes().count(b"\n") > 6):
+            time.sleep(0.01)
+        name = next(name for name in ray.util.list_named_actors() if "autolrs-search-run" in name)
+        ray.kill(ray.get_actor(name), no_restart=False)
+        killed.set()
+
+    thread = threading.Thread(target=kill_actor, daemon=True)
+    thread.start()
+    result = trainer(tmp_path).fit()
+    thread.join(timeout=60)
+    assert killed.is_set()
+    assert_bit_equal(result, undisturbed)
+    probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
+    assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(4)]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import ray
+from tests.cluster.test_ray_run import trainer
+ray.init(address="local", num_cpus=2, _temp_dir=sys.argv[2], log_to_driver=False)
+trainer(Path(sys.argv[1])).fit()
+"""
+
+
+def test_lost_driver_continues_by_name(undisturbed, tmp_path, tmp_path_factory):
+    log = tmp_path / "run" / "events.jsonl"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path), str(tmp_path_factory.mktemp("ray"))],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.read_bytes().count(b"\n") > 8):
+            assert driver.poll() is None, "the driver ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        driver.kill()
+        driver.wait()
+    kept = [json.loads(line) for line in log.read_bytes().splitlines()[:8]]
+    result = trainer(tmp_path).fit()
+    assert list(result.events[:8]) == kept
+    assert_bit_equal(result, undisturbed)
+
+
+def test_cluster_without_the_resources_is_refused(ray_cluster, tmp_path):
+    task = DigitsTask()
+    task.micro_batch_size = 4
+    with pytest.raises(ValueError, match=r"too small for num_workers=8 \(CPU: 8 needed, 6 there\)"):
+        trainer(tmp_path, task, num_workers=8).fit()
+
+
+class NotFinite(DigitsTask):
+    def loss(self, model, batch):
+        return super().loss(model, batch) / 0
+
+
+def test_error_of_a_worker_reaches_the_user_as_it_is(ray_cluster, tmp_path):
+    with pytest.raises(ValueError, match=r"^NotFinite.loss is inf at step 0"):
+        trainer(tmp_path, NotFinite()).fit()

@@ -1,0 +1,61 @@
+"""A small task that trains in milliseconds: a two-layer network on scikit-learn's digits.
+
+In float64, with batch normalisation and dropout, so that equal runs are equal to the last bit
+and unequal random numbers show.
+"""
+
+from __future__ import annotations
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from ray_autolrs import AutoLRSConfig, TrainingTask
+
+
+class DigitsTask(TrainingTask):
+    global_batch_size = 32
+    micro_batch_size = 16
+    eval_batch_size = 64
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 10)
+        ).double()
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def train_dataset(self) -> TensorDataset:
+        return self.part(slice(0, 400))
+
+    def val_dataset(self) -> TensorDataset:
+        return self.part(slice(400, 500))
+
+    def loss(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def metrics(self, model: nn.Module, batch: list[Tensor]) -> dict[str, Tensor]:
+        return {"accuracy": (model(batch[0]).argmax(dim=1) == batch[1]).double().mean()}
+
+    def part(self, rows: slice) -> TensorDataset:
+        digits = load_digits()
+        return TensorDataset(
+            torch.tensor(digits.data[rows] / 16), torch.tensor(digits.target[rows])
+        )
+
+
+def short_config(**overrides: object) -> AutoLRSConfig:
+    """Warm-up and three stages, of 80, 160 and 160 steps; the last judged by validation loss."""
+    values: dict[str, object] = {
+        "total_steps": 410,
+        "lr_min": 1e-3,
+        "lr_max": 3.0,
+        "warmup_steps": 10,
+        "first_stage_steps": 80,
+        "max_stage_steps": 160,
+        "probes_per_stage": 4,
+        "validation_evals": 8,
+    }
+    return AutoLRSConfig.paper(**(values | overrides))  # type: ignore[arg-type]

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+TIME_LIMIT_S = 240
+"""The demonstration's limit on two cores."""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_quickstart_as_make_demo_runs_it(tmp_path, tmp_path_factory):
+    started = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "quickstart.py"), "--address", "local"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIME_LIMIT_S,
+        env=os.environ | {"RAY_TMPDIR": str(tmp_path_factory.mktemp("ray"))},
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert time.monotonic() - started < TIME_LIMIT_S
+    accuracy = re.search(r"test accuracy: ([\d.]+)", ran.stdout)
+    assert accuracy
+    assert float(accuracy[1]) >= 0.97
+
+    table = ran.stdout.strip().split("\n\n")[0].splitlines()
+    assert [row.split()[0] for row in table] == ["stage", "warm-up", "1", "2", "3", "4", "sum"]
+
+    run = tmp_path / "runs" / "quickstart"
+    assert json.loads((run / "config.json").read_text())["total_steps"] == 1150
+    kinds = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
+    assert kinds.count("probe") == 40
+    assert kinds[-1] == "finished"
+    assert (run / "schedule.json").exists()
+    assert list(run.glob("checkpoint_*/model.pt"))
+
+    # One line for each decision, and no progress bar where there is no terminal.
+    assert len(re.findall(r"stage \d: apply lr", ran.stderr)) == 4
+    assert len(re.findall(r"probe \d+: lr", ran.stderr)) == 40
+    assert "step/s" not in ran.stderr
