@@ -79,6 +79,7 @@ def main() -> None:
     settings = vars(parser.parse_args())
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
+    table = ""
     for noise in settings["noise"]:
         curves = [draw_curve(seed, noise) for seed in range(settings["curves"])]
         for kappa in settings["kappa"]:
@@ -100,7 +101,9 @@ def main() -> None:
                     }
                 )
                 print(rows[-1], flush=True)
-    print(record("batch_regret", settings, rows))
+                # After each row: a run that is stopped leaves what it has measured.
+                table = record("batch_regret", settings, rows)
+    print(table)
 
 
 if __name__ == "__main__":
