@@ -8,32 +8,44 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-ChooseBy = Literal["best_observed", "posterior_mean"]
-ProbeLanes = Literal["auto", "sequential", "workers", "actors"]
+from ray_autolrs.config_rules import (
+    Averaging,
+    ChooseBy,
+    ForecasterName,
+    ProbeLanes,
+    Search,
+    ShapeName,
+    check_config,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoLRSConfig:
-    """How AutoLRS cuts a run into stages, searches each one and forecasts its probes.
+    """How AutoLRS cuts a run into stages, searches each one and judges its probes.
 
-    The defaults are the paper's. Steps are optimizer steps; losses are the task's mean
-    loss; learning rates (LRs) are those of the optimizer's first parameter group, the
-    other groups keep their ratio to it.
+    The default searches once, before the first step, by successive halving, and then trains at
+    a constant LR with Schedule-Free averaging; :meth:`paper` is the paper's method. Steps are
+    optimizer steps; losses are the task's mean loss; learning rates (LRs) are those of the
+    optimizer's first parameter group, the other groups keep their ratio to it.
+
+    Fields that are None have a default that depends on others: the property
+    ``resolved_<field>`` tells it.
 
     Raises:
         ValueError: a field is out of its range, or two fields contradict each other. The
             message names the field, its value and the rule.
     """
 
-    total_steps: int
-    """Optimizer steps of the trained model, warm-up included. Probe steps come on top."""
+    total_steps: int | None
+    """Optimizer steps of the trained model, warm-up included. Probe steps come on top. None
+    trains until ``AutoLRSTrainer.finish()``."""
 
-    lr_min: float
-    """Lower end of the LR search interval (η_min)."""
+    lr_min: float | None
+    """Lower end of the LR search interval (η_min). None for both ends runs an LR range test."""
 
-    lr_max: float
+    lr_max: float | None
     """Upper end of the LR search interval (η_max)."""
 
     seed: int = 0
@@ -41,29 +53,57 @@ class AutoLRSConfig:
 
     # Stages ------------------------------------------------------------------------------
 
-    first_stage_steps: int = 1000
-    """Applied steps in the first stage (τ at the start). Source: the published code."""
+    first_stage_steps: int | None = None
+    """Applied steps in the first stage (τ at the start); a checkpoint is kept after each stage.
+    None is 6% of the run, or 1000. The paper's is 1000 (published code)."""
 
-    max_stage_steps: int = 8000
-    """Applied steps in a stage once it stops growing (τ_max). Source: the published code."""
+    max_stage_steps: int | None = None
+    """Applied steps in a stage once it stops growing (τ_max). None is a quarter of the run, or
+    1000. The paper's is 8000 (published code)."""
 
     stage_growth: int = 2
     """Factor by which a stage is longer than the one before. Source: the published code."""
 
-    probe_fraction: float = 0.1
-    """Steps of a probe as a fraction of its stage (τ′/τ). Source: the paper, section 1."""
+    shape: ShapeName = "constant"
+    """Factor of the LR over the run, that each stage's LR is multiplied with. The paper's is
+    constant; the others fall to zero at ``total_steps``."""
 
-    probes_per_stage: int = 10
-    """LRs tried at the start of each stage (k). Source: the paper, section 1."""
+    decay_fraction: float = 0.3
+    """Part of the run in which the shape ``"wsd"`` falls, and of what was trained before
+    ``finish()`` that a run without an end adds to fall. Ours (measured)."""
 
-    warmup_steps: int = 0
-    """Steps of linear warm-up before the first stage, not searched; 0 for none."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up. None is 5% of the run, or 100 without an end. With
+    ``search="halving"`` the warm-up rises to the LR that was found; otherwise it comes before
+    the first stage, to ``warmup_lr``. The paper's preset has none."""
 
     warmup_lr: float | None = None
     """LR at the end of warm-up. None takes the geometric mean of the search interval, a
     choice of ours: the excerpt of the paper names none."""
 
     # Search ------------------------------------------------------------------------------
+
+    search: Search = "halving"
+    """``"halving"``: six LRs before the first step, the best three again for longer, and their
+    weighted mean; later stages are searched only to correct a first LR that moved.
+    ``"gaussian_process"``: the paper's, at each stage. ``"midpoints"``: at each stage, LRs spread
+    over the interval, then halving the distance around the best."""
+
+    probe_steps: int | None = None
+    """Steps of the shortest probes of ``search="halving"``; the longest take 2.5 times as many.
+    None is 0.6% of the run, at least 20 and at most 40. Ours (measured)."""
+
+    first_lr: float | None = None
+    """``search="halving"`` starts with this LR and searches around it after the first stage.
+    None searches the whole interval before the first step."""
+
+    probe_fraction: float = 0.1
+    """Steps of a probe as a fraction of its stage (τ′/τ), where each stage is searched. Source:
+    the paper, section 1."""
+
+    probes_per_stage: int = 10
+    """LRs tried at the start of each stage (k), where each is searched. Source: the paper,
+    section 1."""
 
     kappa: float = 1000.0
     """Weight of the posterior standard deviation in the lower confidence bound (κ)."""
@@ -76,7 +116,33 @@ class AutoLRSConfig:
     """How a stage's LR is chosen: the probe with the lowest forecast (the published code's
     rule) or the minimiser of the Gaussian process's posterior mean."""
 
+    # Averaging ---------------------------------------------------------------------------
+
+    averaging: Averaging = "schedule_free"
+    """Average of the weights that probes, validation and the final model are judged at:
+    ``"schedule_free"`` (gradients are taken near it, and the optimizer's own momentum is turned
+    off), ``"ema"``, ``"tail"`` or ``"none"``. The paper has none."""
+
+    averaging_momentum: float = 0.9
+    """How near to the average Schedule-Free takes its gradients (β). Source: Defazio et al.
+    2024."""
+
+    ema_decay: float = 0.999
+    """Largest weight of the past in a step of ``averaging="ema"``."""
+
+    averaging_tail: float = 0.3
+    """Part of the steps so far that ``averaging="tail"`` is about the mean of."""
+
+    calibration_batches: int = 10
+    """Training batches, of one micro-batch each, from which BatchNorm's statistics are taken
+    anew at the averaged weights before each look at them."""
+
     # Forecast ----------------------------------------------------------------------------
+
+    forecaster: ForecasterName | None = None
+    """How a probe's training loss is judged. None judges by the validation loss at the probe's
+    end, at the averaged weights. The paper's is ``"exponential"``, on the training loss while
+    stages grow and on the validation loss from then on."""
 
     denoise_rounds: int = 10
     """Rounds of spline fit and outlier removal on a training-loss series. Source: the
@@ -98,7 +164,7 @@ class AutoLRSConfig:
     """Validation losses taken in one probe, once stages have stopped growing. Source: the
     published code."""
 
-    validation_samples: int = 1024
+    validation_samples: int = 512
     """Size of the fixed validation subset that those losses are taken on, in samples. Ours:
     the excerpt of the paper says only that it is small."""
 
@@ -127,103 +193,7 @@ class AutoLRSConfig:
     Each look waits for the device and averages the losses over the workers."""
 
     def __post_init__(self) -> None:
-        for name in ("lr_min", "lr_max"):
-            value = getattr(self, name)
-            _check(self, name, math.isfinite(value) and value > 0, "must be positive and finite")
-        _check(
-            self,
-            "lr_min",
-            self.lr_min < self.lr_max,
-            f"must be smaller than lr_max={self.lr_max!r}",
-        )
-        for name in (
-            "total_steps",
-            "first_stage_steps",
-            "max_stage_steps",
-            "stage_growth",
-            "probes_per_stage",
-            "validation_samples",
-            "divergence_check_steps",
-        ):
-            _check_integer(self, name, minimum=1)
-        for name in ("seed", "warmup_steps", "denoise_rounds", "validation_denoise_rounds"):
-            _check_integer(self, name, minimum=0)
-        _check_integer(self, "lr_grid_points", minimum=self.probes_per_stage)
-        _check_integer(self, "validation_evals", minimum=MIN_SERIES_POINTS)
-        if self.eval_every_steps is not None:
-            _check_integer(self, "eval_every_steps", minimum=1)
-        _check(
-            self,
-            "max_stage_steps",
-            self.max_stage_steps >= self.first_stage_steps,
-            f"must be at least first_stage_steps={self.first_stage_steps}",
-        )
-        _check(
-            self,
-            "max_stage_steps",
-            self.stage_growth > 1 or self.max_stage_steps == self.first_stage_steps,
-            f"must equal first_stage_steps={self.first_stage_steps} when stage_growth=1",
-        )
-        _check(self, "probe_fraction", 0 < self.probe_fraction <= 1, "must lie in (0, 1]")
-        shortest_probe = round(self.first_stage_steps * self.probe_fraction)
-        _check(
-            self,
-            "first_stage_steps",
-            shortest_probe >= MIN_SERIES_POINTS,
-            f"times probe_fraction={self.probe_fraction} gives probes of {shortest_probe} steps, "
-            f"and a forecast needs at least {MIN_SERIES_POINTS}; lengthen the stage or the probe",
-        )
-        _check(
-            self,
-            "total_steps",
-            self.total_steps >= self.warmup_steps + self.first_stage_steps,
-            f"must hold warmup_steps={self.warmup_steps} and one stage of "
-            f"first_stage_steps={self.first_stage_steps}; train longer or shorten the stage",
-        )
-        if self.warmup_lr is not None:
-            _check(
-                self,
-                "warmup_lr",
-                math.isfinite(self.warmup_lr) and self.warmup_lr > 0,
-                "must be positive and finite",
-            )
-        _check(
-            self,
-            "kappa",
-            math.isfinite(self.kappa) and self.kappa >= 0,
-            "must be finite and not negative",
-        )
-        _check(
-            self,
-            "choose_by",
-            self.choose_by in ("best_observed", "posterior_mean"),
-            "must be 'best_observed' or 'posterior_mean'",
-        )
-        _check(
-            self,
-            "probe_lanes",
-            self.probe_lanes in get_args(ProbeLanes),
-            f"must be one of {get_args(ProbeLanes)}",
-        )
-        self._check_actors()
-        _check(self, "denoise_fraction", 0 <= self.denoise_fraction < 0.5, "must lie in [0, 0.5)")
-        _check(self, "denoise_window", 0 <= self.denoise_window <= 1, "must lie in [0, 1]")
-
-    def _check_actors(self) -> None:
-        uses_actors = self.probe_lanes in ("auto", "actors")
-        for name in ("probe_actors", "resources_per_probe_actor"):
-            is_set = getattr(self, name) is not None
-            _check(self, name, uses_actors or not is_set, "needs probe_lanes='actors' or 'auto'")
-        if self.probe_actors is not None:
-            _check_integer(self, "probe_actors", minimum=0 if self.probe_lanes == "auto" else 1)
-        if self.resources_per_probe_actor is not None:
-            amounts = self.resources_per_probe_actor.values()
-            _check(
-                self,
-                "resources_per_probe_actor",
-                len(amounts) > 0 and all(amount > 0 for amount in amounts),
-                'must name positive amounts, such as {"CPU": 1}',
-            )
+        check_config(self)
 
     @classmethod
     def paper(
@@ -243,6 +213,11 @@ class AutoLRSConfig:
             TypeError: an override is not a field.
         """
         values: dict[str, Any] = {
+            "search": "gaussian_process",
+            "averaging": "none",
+            "shape": "constant",
+            "forecaster": "exponential",
+            "warmup_steps": 0,
             "first_stage_steps": 1000,
             "max_stage_steps": 8000,
             "stage_growth": 2,
@@ -255,16 +230,60 @@ class AutoLRSConfig:
             "denoise_window": 0.5,
             "validation_denoise_rounds": 1,
             "validation_evals": 16,
+            "validation_samples": 1024,
             "probe_lanes": "sequential",
         }
         return cls(total_steps=total_steps, lr_min=lr_min, lr_max=lr_max, **(values | overrides))
 
     @property
+    def lr_interval(self) -> tuple[float, float]:
+        """(lr_min, lr_max), which are known once the range test has run."""
+        assert self.lr_min is not None, "the range test comes first"
+        assert self.lr_max is not None, "the range test comes first"
+        return self.lr_min, self.lr_max
+
+    @property
     def resolved_warmup_lr(self) -> float:
-        """LR at the end of warm-up: ``warmup_lr``, or the interval's geometric mean."""
+        """LR at the end of a warm-up of its own: the interval's geometric mean by default."""
         if self.warmup_lr is not None:
             return self.warmup_lr
-        return math.sqrt(self.lr_min * self.lr_max)
+        return math.sqrt(self.lr_interval[0] * self.lr_interval[1])
+
+    @property
+    def warmup_is_applied_first(self) -> bool:
+        """Whether the warm-up comes before the first search, rather than to the LR it finds."""
+        return self.search != "halving"
+
+    @property
+    def resolved_warmup_steps(self) -> int:
+        """Steps of the warm-up."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return 100 if self.total_steps is None else round(0.05 * self.total_steps)
+
+    @property
+    def resolved_first_stage_steps(self) -> int:
+        """Applied steps in the first stage."""
+        if self.first_stage_steps is not None:
+            return self.first_stage_steps
+        if self.total_steps is None:
+            return 1000
+        return max(round(0.06 * self.total_steps), min(self.total_steps, 20))
+
+    @property
+    def resolved_max_stage_steps(self) -> int:
+        """Applied steps in the longest stages."""
+        if self.max_stage_steps is not None:
+            return self.max_stage_steps
+        quarter = 1000 if self.total_steps is None else self.total_steps // 4
+        return max(quarter, self.resolved_first_stage_steps)
+
+    @property
+    def resolved_probe_steps(self) -> int:
+        """Steps of the shortest probes of ``search="halving"``."""
+        if self.probe_steps is not None:
+            return self.probe_steps
+        return 40 if self.total_steps is None else min(max(round(0.006 * self.total_steps), 20), 40)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, in their order."""
@@ -286,20 +305,3 @@ class AutoLRSConfig:
         if missing:
             raise ValueError(f"config lacks the field {missing[0]!r}")
         return cls(**values)
-
-
-MIN_SERIES_POINTS = 8
-"""Fewest losses that a forecast is made from. Ours: the spline and the exponential have three
-free parameters each, and the published code's outlier filter fails on short series."""
-
-
-def _check(config: AutoLRSConfig, name: str, holds: bool, rule: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={getattr(config, name)!r} {rule}")
-
-
-def _check_integer(config: AutoLRSConfig, name: str, *, minimum: int) -> None:
-    value = getattr(config, name)
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    rule = f"must be an integer of at least {minimum}"
-    _check(config, name, is_integer and value >= minimum, rule)

@@ -58,6 +58,8 @@ class Linear:
 class Cosine:
     """Falls along half a cosine wave: f + (1 - f)(1 + cos πp) / 2.
 
+    With ``warmup_steps`` it first rises linearly, within its steps.
+
     Source: Loshchilov & Hutter 2017, "SGDR", equation 5, with a single cycle.
 
     Raises:
@@ -65,19 +67,29 @@ class Cosine:
 
     >>> [round(Cosine(first_step=0, steps=4).factor(step), 4) for step in (0, 1, 2, 4)]
     [1.0, 0.8536, 0.5, 0.0]
+    >>> [Cosine(first_step=0, steps=6, warmup_steps=2).factor(step) for step in (0, 1, 2, 4)]
+    [0.5, 1.0, 1.0, 0.5]
     """
 
     first_step: int
     steps: int
     floor: float = 0.0
+    warmup_steps: int = 0
     name = "cosine"
 
     def __post_init__(self) -> None:
         check_span(self)
         check_floor(self)
+        check_integer(self, "warmup_steps", minimum=0)
+        rule = f"must be smaller than steps={self.steps}"
+        check(self, "warmup_steps", self.warmup_steps < self.steps, rule)
 
     def factor(self, step: int) -> float:
-        return above_floor(self.floor, half_cosine(progress(self, step)))
+        place = max(step - self.first_step, 0)
+        if place < self.warmup_steps:
+            return (place + 1) / self.warmup_steps
+        part = (place - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return above_floor(self.floor, half_cosine(min(part, 1.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,50 @@ class WarmupStableDecay:
         if self.curve == "cosine":
             return above_floor(self.floor, half_cosine(part))
         return above_floor(self.floor, 1 - math.sqrt(part))
+
+
+@dataclass(frozen=True, slots=True)
+class Trapezoid:
+    """Rises linearly in its first steps, stays at 1, and falls linearly to 0 in its last.
+
+    With i the place of a step in it, the factor is min(1, (i + 1)/w) min(1, (n - i)/d). Where
+    ``steps`` is None it has no end and does not fall. The other decays reach 0 at the step after
+    their last; so does this one.
+
+    Source: Hu et al. 2024, "MiniCPM" (WSD, with its warm-up).
+
+    Raises:
+        ValueError: a field is out of its range.
+
+    >>> wsd = Trapezoid(first_step=0, steps=10, warmup_steps=2, decay_steps=4)
+    >>> [wsd.factor(step) for step in (0, 1, 6, 7, 9, 10)]
+    [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
+    """
+
+    first_step: int
+    steps: int | None
+    warmup_steps: int
+    decay_steps: int
+    name = "trapezoid"
+
+    def __post_init__(self) -> None:
+        check_integer(self, "first_step", minimum=0)
+        check_integer(self, "warmup_steps", minimum=0)
+        check_integer(self, "decay_steps", minimum=0)
+        if self.steps is None:
+            check(self, "decay_steps", self.decay_steps == 0, "needs steps, to end with them")
+            return
+        check_integer(self, "steps", minimum=1)
+        rule = f"and decay_steps={self.decay_steps} must fit into steps={self.steps}"
+        fits = self.warmup_steps + self.decay_steps <= self.steps
+        check(self, "warmup_steps", fits, rule)
+
+    def factor(self, step: int) -> float:
+        place = max(step - self.first_step, 0)
+        rise = min(1.0, (place + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.steps is None or self.decay_steps == 0:
+            return rise
+        return rise * min(1.0, max(0, self.steps - place) / self.decay_steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.interpolate import UnivariateSpline
 from scipy.optimize import minimize_scalar
 
-from ray_autolrs.config import MIN_SERIES_POINTS
+from ray_autolrs.config_rules import MIN_SERIES_POINTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,10 +44,17 @@ LARGEST_LOSS = 1e40
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A forecast loss and its standard deviation, in the loss's own unit."""
+    """A forecast loss and its standard deviation, in the loss's own unit.
+
+    Attributes:
+        loss: the forecast.
+        std: its standard deviation; NaN where nothing is known about it.
+        trusted: whether the forecaster trusts itself.
+    """
 
     loss: float
     std: float
+    trusted: bool = True
 
 
 class Forecaster(Protocol):

@@ -2,29 +2,38 @@
 
 A run is warm-up, then for each stage its probes and its application. Each phase is a frozen
 value, and :func:`advance` is the only way from one to the next; it has no side effects, so a
-run can be replayed from its events. What an LR search suggests, and what a probe's losses
-promise, come from the three functions in :class:`Rules`; the machine knows neither's inside.
+run can be replayed from its events. Which probes a stage makes and what is applied comes from a
+:class:`~ray_autolrs.algorithm.strategy.SearchStrategy`; the machine does not know its inside.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ray_autolrs.algorithm.forecast import Forecast
+from ray_autolrs.algorithm.decays import Trapezoid
 from ray_autolrs.algorithm.messages import (
     Apply,
     ApplyDone,
     Command,
     Event,
     Finish,
+    FinishRequested,
     Probe,
     ProbeDone,
     Ready,
 )
+from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.segments import LinearWarmup, Segment
-from ray_autolrs.algorithm.stages import Stage, next_stage
+from ray_autolrs.algorithm.shapes import Shape
+from ray_autolrs.algorithm.stages import Stage, last_stage, next_stage
+from ray_autolrs.algorithm.strategy import (
+    Candidate,
+    Observation,
+    PastStage,
+    SearchStrategy,
+    StageContext,
+)
 from ray_autolrs.config import AutoLRSConfig
 
 
@@ -32,45 +41,21 @@ class SearchFailedError(RuntimeError):
     """Every LR that was tried in a stage diverged, so that none can be applied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """A judged probe.
-
-    Attributes:
-        index: number of the probe in its stage.
-        lr: the LR that it was run with.
-        forecast: the loss that it promises at the stage's end; None if it diverged.
-    """
-
-    index: int
-    lr: float
-    forecast: Forecast | None
-
-
-Suggest = Callable[[Stage, Sequence[Observation], Sequence[float]], float]
-Choose = Callable[[Stage, Sequence[Observation]], float]
-Judge = Callable[[Stage, Sequence[float], float], Forecast]
-
-
 @dataclass(frozen=True)
 class Rules:
-    """The decisions that the machine leaves to others, all of them pure functions.
+    """The decisions that the machine leaves to others, all of them pure.
 
     Attributes:
         config: the run's settings.
-        suggest: (stage, observations in the order asked, LRs asked after those) -> LR to probe.
-            The latter count as running, also where their results are known already.
-        choose: (stage, observations of which one at least did not diverge) -> LR to apply.
-        judge: (stage, losses of a probe, the run's initial loss) -> forecast.
+        strategy: how a stage is searched.
         parallel_probes: probes that may run at the same time. A probe's LR depends on the
             results of all probes that were asked at least this many places before it, and on
-            no other, so that timing cannot change the schedule.
+            no other, so that timing cannot change the schedule. Where a strategy needs more
+            than those, it waits for all that run.
     """
 
     config: AutoLRSConfig
-    suggest: Suggest
-    choose: Choose
-    judge: Judge
+    strategy: SearchStrategy
     parallel_probes: int = 1
 
 
@@ -92,13 +77,19 @@ class Probing:
 
     Attributes:
         stage: the stage that they are for.
-        asked: the LRs asked so far, in order.
+        asked: the probes asked so far, in order.
         results: the judged probes by index; those of ``asked`` that are missing still run.
     """
 
     stage: Stage
-    asked: tuple[float, ...] = ()
+    asked: tuple[Candidate, ...] = ()
     results: tuple[Observation, ...] = ()
+
+    @property
+    def best(self) -> int | None:
+        """Index of the probe that promises most so far."""
+        judged = [(r.forecast.loss, r.index) for r in self.results if r.forecast is not None]
+        return min(judged)[1] if judged else None
 
     @property
     def in_order(self) -> tuple[Observation, ...]:
@@ -115,11 +106,13 @@ class Applying:
         stage: the stage that it is applied for.
         segment: its LR.
         results: the stage's judged probes, in the order asked.
+        best: index of the probe whose LRs the segment begins with; None if there is none.
     """
 
     stage: Stage
     segment: Segment
     results: tuple[Observation, ...]
+    best: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +131,13 @@ class RunState:
         phase: what is going on.
         past: the warm-up and the stages that were applied, in order.
         initial_loss: training loss before the first update; NaN until it is known.
+        ending: whether the user has asked a run without an end to finish.
     """
 
     phase: Phase = Starting()
     past: tuple[WarmingUp | Applying, ...] = ()
     initial_loss: float = math.nan
+    ending: bool = False
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -170,6 +165,8 @@ def advance(rules: Rules, state: RunState, event: Event) -> tuple[RunState, tupl
             return _probe_done(rules, state, event)
         case ApplyDone():
             return _apply_done(rules, state, event)
+        case FinishRequested():
+            return (state if state.ending else replace(state, ending=True)), ()
 
 
 def outstanding(state: RunState) -> tuple[Command, ...]:
@@ -183,12 +180,10 @@ def outstanding(state: RunState) -> tuple[Command, ...]:
         case Probing(stage, asked, results):
             answered = {result.index for result in results}
             return tuple(
-                _probe_command(stage, index, lr)
-                for index, lr in enumerate(asked)
-                if index not in answered
+                _probe_command(phase, index) for index in range(len(asked)) if index not in answered
             )
-        case Applying(stage, segment):
-            return (Apply(stage=stage.number, segment=segment),)
+        case Applying(stage, segment, best=best):
+            return (Apply(stage=stage.number, segment=segment, best=best),)
         case Finished():
             return (Finish(),)
 
@@ -204,13 +199,14 @@ def _ready(rules: Rules, state: RunState, event: Ready) -> tuple[RunState, tuple
 
 def _start(rules: Rules, state: RunState) -> tuple[RunState, tuple[Command, ...]]:
     config = rules.config
-    if config.warmup_steps == 0:
+    steps = config.resolved_warmup_steps
+    if steps == 0 or not config.warmup_is_applied_first:
         return _open_stage(rules, state, previous=None)
     segment = Segment(
         first_step=0,
-        last_step=config.warmup_steps - 1,
+        last_step=steps - 1,
         multiplier=config.resolved_warmup_lr,
-        shape=LinearWarmup(first_step=0, steps=config.warmup_steps),
+        shape=LinearWarmup(first_step=0, steps=steps),
     )
     state = replace(state, phase=WarmingUp(segment))
     return state, outstanding(state)
@@ -219,33 +215,83 @@ def _start(rules: Rules, state: RunState) -> tuple[RunState, tuple[Command, ...]
 def _open_stage(
     rules: Rules, state: RunState, previous: Stage | None
 ) -> tuple[RunState, tuple[Command, ...]]:
+    if previous is not None and state.ending and rules.config.total_steps is None:
+        return _close(rules, state, previous)
     stage = next_stage(rules.config, previous)
     if stage is None:
         state = replace(state, phase=Finished())
     else:
-        state = replace(state, phase=_ask(rules, Probing(stage)))
+        state = _search_on(rules, state, Probing(stage))
     return state, outstanding(state)
 
 
-def _ask(rules: Rules, phase: Probing) -> Probing:
-    """Ask for as many LRs as may be tried now; see :attr:`Rules.parallel_probes`."""
-    asked = list(phase.asked)
-    told = phase.in_order
-    while len(asked) < rules.config.probes_per_stage:
+def _close(rules: Rules, state: RunState, previous: Stage) -> tuple[RunState, tuple[Command, ...]]:
+    """Go on to the last stage of a run without a known end, or end it."""
+    stage = last_stage(rules.config, previous)
+    last = state.past[-1]
+    is_closed = isinstance(last, Applying) and _falls(last.segment.shape)
+    if stage is None or is_closed:
+        state = replace(state, phase=Finished())
+    else:
+        shape = Trapezoid(stage.first_step, stage.steps, 0, stage.steps)
+        segment = Segment(stage.first_step, stage.last_step, last.segment.multiplier, shape)
+        state = replace(state, phase=Applying(stage, segment, ()))
+    return state, outstanding(state)
+
+
+def _falls(shape: Shape) -> bool:
+    return isinstance(shape, Trapezoid) and shape.decay_steps > 0
+
+
+def _search_on(rules: Rules, state: RunState, phase: Probing) -> RunState:
+    """Ask for as many probes as may be tried now; apply the choice once there are no more.
+
+    See :attr:`Rules.parallel_probes`.
+    """
+    context = _context(state, phase.stage)
+    asked, told = list(phase.asked), phase.in_order
+    while True:
         usable = max(0, len(asked) + 1 - rules.parallel_probes)
         if usable > len(told):
             break
-        asked.append(rules.suggest(phase.stage, told[:usable], asked[usable:]))
-    return replace(phase, asked=tuple(asked))
+        running = [candidate.lr for candidate in asked[usable:]]
+        candidate = rules.strategy.suggest(context, told[:usable], running)
+        if candidate is None and usable < len(asked) == len(told):
+            candidate = rules.strategy.suggest(context, told, ())
+        if candidate is None:
+            break
+        asked.append(candidate)
+    phase = replace(phase, asked=tuple(asked))
+    if len(phase.results) == len(phase.asked):
+        return replace(state, phase=_choose(rules, state, phase.stage, told, phase.asked))
+    return replace(state, phase=phase)
 
 
-def _probe_command(stage: Stage, index: int, lr: float) -> Probe:
+def _context(state: RunState, stage: Stage) -> StageContext:
+    past = tuple(
+        PastStage(phase.stage, phase.segment.multiplier, phase.results)
+        for phase in state.past
+        if isinstance(phase, Applying)
+    )
+    return StageContext(stage, past, state.initial_loss)
+
+
+def _probe_command(phase: Probing, index: int) -> Probe:
+    stage, candidate = phase.stage, phase.asked[index]
     segment = Segment(
         first_step=stage.first_step,
-        last_step=stage.first_step + stage.probe_steps - 1,
-        multiplier=lr,
+        last_step=stage.first_step + candidate.steps - 1,
+        multiplier=candidate.lr,
+        shape=candidate.shape,
     )
-    return Probe(stage=stage.number, index=index, segment=segment, objective=stage.objective)
+    return Probe(
+        stage=stage.number,
+        index=index,
+        segment=segment,
+        objective="validation" if candidate.evals else "training",
+        evals=candidate.evals,
+        best=phase.best,
+    )
 
 
 def _probe_done(
@@ -264,35 +310,41 @@ def _probe_done(
     assert isinstance(phase, Probing)
     if math.isnan(state.initial_loss):
         state = replace(state, initial_loss=event.first_loss)
-    result = Observation(
-        index=event.index,
-        lr=phase.asked[event.index],
-        forecast=None
-        if event.diverged
-        else rules.judge(phase.stage, event.losses, state.initial_loss),
-    )
+    candidate = phase.asked[event.index]
+    forecast = None
+    if not event.diverged:
+        context = _context(state, phase.stage)
+        forecast = rules.strategy.judge(context, candidate, event.losses)
+    result = Observation(index=event.index, lr=candidate.lr, forecast=forecast)
     before = len(phase.asked)
-    phase = _ask(rules, replace(phase, results=(*phase.results, result)))
-    if len(phase.results) == rules.config.probes_per_stage:
-        state = replace(state, phase=_choose(rules, phase.stage, phase.in_order))
-        return state, outstanding(state)
-    new_commands = tuple(
-        _probe_command(phase.stage, index, phase.asked[index])
-        for index in range(before, len(phase.asked))
-    )
-    return replace(state, phase=phase), new_commands
+    state = _search_on(rules, state, replace(phase, results=(*phase.results, result)))
+    if isinstance(state.phase, Probing):
+        new = range(before, len(state.phase.asked))
+        return state, tuple(_probe_command(state.phase, index) for index in new)
+    return state, outstanding(state)
 
 
-def _choose(rules: Rules, stage: Stage, results: tuple[Observation, ...]) -> Applying:
-    if all(result.forecast is None for result in results):
+def _choose(
+    rules: Rules,
+    state: RunState,
+    stage: Stage,
+    results: tuple[Observation, ...],
+    asked: tuple[Candidate, ...] = (),
+) -> Applying:
+    lr = rules.strategy.choose(_context(state, stage), results)
+    if lr is None:
         tried = ", ".join(f"{result.lr:.3g}" for result in results)
         raise SearchFailedError(
             f"every LR tried in stage {stage.number} diverged ({tried}): lower lr_min and lr_max, "
             "or clip the gradients"
         )
-    lr = rules.choose(stage, results)
-    segment = Segment(first_step=stage.first_step, last_step=stage.last_step, multiplier=lr)
-    return Applying(stage=stage, segment=segment, results=results)
+    shape = run_shape(rules.config)
+    segment = Segment(stage.first_step, stage.last_step, lr, shape)
+    best = next(
+        (i for i, candidate in enumerate(asked) if (candidate.lr, candidate.shape) == (lr, shape)),
+        None,
+    )
+    return Applying(stage=stage, segment=segment, results=results, best=best)
 
 
 def _apply_done(
@@ -312,7 +364,7 @@ def _apply_done(
             segment.multiplier,
         ):
             if event.diverged:
-                state = replace(state, phase=_choose_another(rules, phase))
+                state = replace(state, phase=_choose_another(rules, state, phase))
                 return state, outstanding(state)
             state = replace(state, past=(*state.past, phase))
             return _open_stage(rules, state, previous=stage)
@@ -320,15 +372,15 @@ def _apply_done(
             return state, ()
 
 
-def _choose_another(rules: Rules, phase: Applying) -> Applying:
+def _choose_another(rules: Rules, state: RunState, phase: Applying) -> Applying:
     """Choose again without the LR that diverged. Ours: the paper does not say what then."""
     lr = phase.segment.multiplier
     results = tuple(
         replace(result, forecast=None) if result.lr == lr else result for result in phase.results
     )
-    if results == phase.results:  # The LR was chosen between the probed ones.
+    if results == phase.results:  # The LR was not a probed one.
         results = (*results, Observation(index=len(results), lr=lr, forecast=None))
-    return _choose(rules, phase.stage, results)
+    return _choose(rules, state, phase.stage, results)
 
 
 def _rewind(state: RunState, step: int) -> RunState:

@@ -22,12 +22,17 @@ class Probe:
         segment: LR of each step of the probe; its first step is the snapshot's step.
         objective: which losses to tell: the training loss of each step, or validation losses
             taken evenly over the probe.
+        evals: number of validation losses to tell.
+        best: index of the probe that promises most so far, whose state at its end may be kept;
+            None if there is none.
     """
 
     stage: int
     index: int
     segment: Segment
     objective: Objective
+    evals: int = 16
+    best: int | None = None
 
     @property
     def steps(self) -> int:
@@ -42,10 +47,13 @@ class Apply:
     Attributes:
         stage: number of the stage, from 1; 0 is the warm-up.
         segment: LR of each step of the stage.
+        best: index of the stage's probe whose LRs the segment begins with, so that a kept state
+            of its end may be gone on from; None if there is none.
     """
 
     stage: int
     segment: Segment
+    best: int | None = None
 
     @property
     def steps(self) -> int:
@@ -81,6 +89,8 @@ class ProbeDone:
         steps: optimizer steps taken.
         wall_s: seconds from restore to the last loss.
         first_loss: training loss of the first step, taken before any update.
+        forward_steps: forward passes without a gradient, as a number of steps: those over
+            validation samples and for BatchNorm's statistics, each a third of a training pass.
     """
 
     stage: int
@@ -90,6 +100,7 @@ class ProbeDone:
     steps: int
     wall_s: float
     first_loss: float
+    forward_steps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,8 @@ class ApplyDone:
         diverged: a loss was not finite, and the stage ended early.
         wall_s: seconds from restore to the last step, evaluations included.
         evaluations: validation means as (applied steps done, name of the value, value).
+        reused_steps: the first of its steps, which were not taken again, because the probe with
+            the same LRs had taken them.
     """
 
     stage: int
@@ -112,6 +125,12 @@ class ApplyDone:
     diverged: bool
     wall_s: float
     evaluations: tuple[tuple[int, str, float], ...] = field(default=())
+    reused_steps: int = 0
 
 
-Event = Ready | ProbeDone | ApplyDone
+@dataclass(frozen=True, slots=True)
+class FinishRequested:
+    """The user wants a run without a known end to end after the stage that is being trained."""
+
+
+Event = Ready | ProbeDone | ApplyDone | FinishRequested

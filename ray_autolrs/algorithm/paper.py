@@ -1,81 +1,60 @@
-"""The paper's method, as the three decisions that the stage machine asks for."""
+"""The paper's strategy: at every stage, a Gaussian process asks and a forecaster judges."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from ray_autolrs.algorithm.forecast import ExponentialForecaster, Forecast
-from ray_autolrs.algorithm.machine import Observation, Rules
+from ray_autolrs.algorithm.forecast import Forecast
 from ray_autolrs.algorithm.search import GPSearch
-from ray_autolrs.algorithm.stages import Stage, validation_interval
+from ray_autolrs.algorithm.stage_probes import judge_stage_probe, stage_candidate
+from ray_autolrs.algorithm.strategy import Candidate, Observation, StageContext
 from ray_autolrs.config import AutoLRSConfig
 
 
-def paper_rules(config: AutoLRSConfig, parallel_probes: int = 1) -> Rules:
-    """Return the paper's rules: a Gaussian process for the search, an exponential to forecast.
+@dataclass(frozen=True)
+class GaussianProcessStrategy:
+    """``search="gaussian_process"``.
 
-    Each function builds its search anew from what it is given, so it is pure, and a run that
-    was interrupted asks the same LRs.
+    Each method builds its search anew from what it is given, so it is pure, and a run that was
+    interrupted asks the same LRs.
     """
 
-    def suggest(stage: Stage, told: Sequence[Observation], running: Sequence[float]) -> float:
-        search = _search(config, stage, told)
+    config: AutoLRSConfig
+
+    def suggest(
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
+    ) -> Candidate | None:
+        if len(told) + len(running) >= self.config.probes_per_stage:
+            return None
+        search = self._search(context, told)
         search.running(running)
-        return search.ask()[0]
+        return stage_candidate(self.config, context, search.ask()[0])
 
-    def choose(stage: Stage, told: Sequence[Observation]) -> float:
-        return _search(config, stage, told).best()
+    def judge(
+        self, context: StageContext, candidate: Candidate, losses: Sequence[float]
+    ) -> Forecast:
+        return judge_stage_probe(self.config, context, losses)
 
-    def judge(stage: Stage, losses: Sequence[float], initial_loss: float) -> Forecast:
-        return judge_probe(config, stage, losses, initial_loss)
+    def choose(self, context: StageContext, told: Sequence[Observation]) -> float | None:
+        if all(result.forecast is None for result in told):
+            return None
+        return self._search(context, told).best()
 
-    return Rules(config, suggest, choose, judge, parallel_probes)
-
-
-def judge_probe(
-    config: AutoLRSConfig, stage: Stage, losses: Sequence[float], initial_loss: float
-) -> Forecast:
-    """Forecast the loss at the end of a stage from the losses of a probe.
-
-    Args:
-        config: the run's settings.
-        stage: the stage that the probe was run for.
-        losses: one for each step, or the validation losses.
-        initial_loss: training loss before the run's first update; NaN if unknown.
-
-    Raises:
-        ValueError: there are too few losses, or one is not finite.
-    """
-    if stage.objective == "training":
-        forecaster = ExponentialForecaster(
-            config.denoise_rounds, config.denoise_fraction, config.denoise_window
+    def _search(self, context: StageContext, told: Sequence[Observation]) -> GPSearch:
+        config = self.config
+        lr_min, lr_max = config.lr_interval
+        search = GPSearch(
+            lr_min,
+            lr_max,
+            seed=(config.seed, context.stage.number),
+            kappa=config.kappa,
+            grid_points=config.lr_grid_points,
+            choose_by=config.choose_by,
         )
-        return forecaster.forecast(losses, horizon=stage.steps)
-    if max(losses) >= initial_loss:
-        # A series that jumped is no decaying exponential: its last loss stands (published code).
-        # The standard deviation is ours: how far the series moved.
-        return Forecast(loss=losses[-1], std=float(np.std(losses)))
-    forecaster = ExponentialForecaster(
-        config.validation_denoise_rounds, None, config.denoise_window
-    )
-    interval = validation_interval(config, stage.probe_steps)
-    return forecaster.forecast(losses, horizon=stage.steps // interval)
-
-
-def _search(config: AutoLRSConfig, stage: Stage, told: Sequence[Observation]) -> GPSearch:
-    search = GPSearch(
-        config.lr_min,
-        config.lr_max,
-        seed=(config.seed, stage.number),
-        kappa=config.kappa,
-        grid_points=config.lr_grid_points,
-        choose_by=config.choose_by,
-    )
-    for result in told:
-        if result.forecast is None:
-            search.tell(result.lr, None)
-        else:
-            search.tell(result.lr, result.forecast.loss, result.forecast.std**2)
-    return search
+        for result in told:
+            if result.forecast is None:
+                search.tell(result.lr, None)
+            else:
+                search.tell(result.lr, result.forecast.loss, result.forecast.std**2)
+        return search

@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ray_autolrs.algorithm.forecast import Forecast
 from ray_autolrs.algorithm.machine import (
     Applying,
-    Observation,
     Probing,
     Rules,
     RunState,
     WarmingUp,
     advance,
 )
-from ray_autolrs.algorithm.messages import ApplyDone, Event, ProbeDone, Ready
-from ray_autolrs.algorithm.stages import Stage
+from ray_autolrs.algorithm.messages import (
+    ApplyDone,
+    Event,
+    FinishRequested,
+    ProbeDone,
+    Ready,
+)
+from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.strategy import (
+    Candidate,
+    Observation,
+    SearchStrategy,
+    StageContext,
+)
 
 Record = dict[str, Any]
 
@@ -32,9 +44,14 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
     match event:
         case Ready(step):
             return {"kind": "ready", "step": step}
+        case FinishRequested():
+            return {"kind": "finish_requested"}
         case ProbeDone():
             assert isinstance(before.phase, Probing)
             stage = before.phase.stage
+            candidate = before.phase.asked[event.index]
+            last_step = stage.first_step + candidate.steps - 1
+            segment = Segment(stage.first_step, last_step, candidate.lr, candidate.shape)
             result = _result(after, event.index)
             forecast = result.forecast
             return {
@@ -43,11 +60,15 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "index": event.index,
                 "first_step": stage.first_step,
                 "lr": result.lr,
-                "objective": stage.objective,
+                "segment": segment.to_dict(),
+                "evals": candidate.evals,
+                "objective": "validation" if candidate.evals else "training",
                 "forecast": _finite(forecast.loss) if forecast else None,
                 "forecast_std": _finite(forecast.std) if forecast else None,
+                "trusted": forecast.trusted if forecast else None,
                 "diverged": event.diverged,
                 "steps": event.steps,
+                "forward_steps": event.forward_steps,
                 "wall_s": event.wall_s,
                 "first_loss": _finite(event.first_loss),
                 "losses": [_finite(loss) for loss in event.losses],
@@ -60,6 +81,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "segment": before.phase.segment.to_dict(),
                 "diverged": event.diverged,
                 "steps": len(event.losses),
+                "reused_steps": event.reused_steps,
                 "wall_s": event.wall_s,
                 "evaluations": [
                     [step, name, _finite(value)] for step, name, value in event.evaluations
@@ -80,6 +102,7 @@ def choice_record(phase: Applying) -> Record:
         "index": probed.index if probed else None,
         "forecast": _finite(forecast.loss) if forecast else None,
         "forecast_std": _finite(forecast.std) if forecast else None,
+        "searched": bool(phase.results),
         "objective": phase.stage.objective,
         "first_step": phase.stage.first_step,
         "steps": phase.stage.steps,
@@ -100,6 +123,7 @@ def record_event(record: Record) -> Event | None:
                 steps=record["steps"],
                 wall_s=record["wall_s"],
                 first_loss=_number(record["first_loss"]),
+                forward_steps=record["forward_steps"],
             )
         case "apply":
             return ApplyDone(
@@ -111,7 +135,10 @@ def record_event(record: Record) -> Event | None:
                 evaluations=tuple(
                     (step, name, _number(value)) for step, name, value in record["evaluations"]
                 ),
+                reused_steps=record["reused_steps"],
             )
+        case "finish_requested":
+            return FinishRequested()
         case _:
             return None
 
@@ -124,22 +151,46 @@ def replay(rules: Rules, records: Iterable[Record]) -> RunState:
     """
     records = list(records)
     logged = {
-        (record["stage"], record["index"]): float(record["lr"])
+        (record["stage"], record["index"]): _candidate(record)
         for record in records
         if record["kind"] == "probe"
     }
-
-    def suggest(stage: Stage, told: Sequence[Observation], running: Sequence[float]) -> float:
-        lr = logged.get((stage.number, len(told) + len(running)))
-        return rules.suggest(stage, told, running) if lr is None else lr
-
-    replaying = replace(rules, suggest=suggest)
+    replaying = replace(rules, strategy=_Logged(logged, rules.strategy))
     state = RunState()
     for record in records:
         event = record_event(record)
         if event is not None:
             state, _ = advance(replaying, state, event)
     return state
+
+
+@dataclass(frozen=True)
+class _Logged:
+    """A strategy that asks again what a log holds."""
+
+    logged: dict[tuple[int, int], Candidate]
+    strategy: SearchStrategy
+
+    def suggest(
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
+    ) -> Candidate | None:
+        place = (context.stage.number, len(told) + len(running))
+        if place in self.logged:
+            return self.logged[place]
+        return self.strategy.suggest(context, told, running)
+
+    def judge(
+        self, context: StageContext, candidate: Candidate, losses: Sequence[float]
+    ) -> Forecast:
+        return self.strategy.judge(context, candidate, losses)
+
+    def choose(self, context: StageContext, told: Sequence[Observation]) -> float | None:
+        return self.strategy.choose(context, told)
+
+
+def _candidate(record: Record) -> Candidate:
+    segment = Segment.from_dict(record["segment"])
+    return Candidate(segment.multiplier, segment.steps, record["evals"], segment.shape)
 
 
 def _result(state: RunState, index: int) -> Observation:

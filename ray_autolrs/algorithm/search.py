@@ -29,7 +29,7 @@ from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scal
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from ray_autolrs.algorithm.forecast import LARGEST_LOSS
-from ray_autolrs.config import ChooseBy
+from ray_autolrs.config_rules import ChooseBy
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from ray_autolrs.algorithm.decays import (
     Linear,
     MultiStep,
     Polynomial,
+    Trapezoid,
     WarmupStableDecay,
 )
 from ray_autolrs.algorithm.shapes import Constant, LinearWarmup, Shape
@@ -41,6 +42,7 @@ SHAPES: dict[str, type[Shape]] = {
         Cosine,
         Polynomial,
         WarmupStableDecay,
+        Trapezoid,
         InverseSqrt,
         MultiStep,
         OneCycle,

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from ray_autolrs.algorithm.messages import Apply
+from ray_autolrs.algorithm.rules import planned_probe_steps
 from ray_autolrs.algorithm.segments import LinearWarmup, Segment
 from ray_autolrs.algorithm.stages import plan_stages
 from ray_autolrs.cluster.checks import check_cluster
@@ -222,8 +223,10 @@ def cost_text(
     The time is that of the steps alone: evaluations, the search between probes, and what the
     workers exchange come on top.
     """
+    if config.total_steps is None:
+        raise ValueError("total_steps=None has no cost to tell; jobs need a number of steps")
     stages = plan_stages(config)
-    probed = sum(stage.probe_steps for stage in stages) * config.probes_per_stage
+    probed = planned_probe_steps(config)
     hours = (config.total_steps + probed) / timing.steps_per_s / 3600
     amount = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     return (
@@ -247,7 +250,8 @@ def fit_fixed(
     worker = Worker(task, config, Solo(), device)
     worker.take_snapshot(0)
     worker.check_first_loss()
-    first, last = config.warmup_steps, config.total_steps - 1
+    assert config.total_steps is not None, config
+    first, last = config.resolved_warmup_steps, config.total_steps - 1
     segments = [Segment(first, last, lr)]
     if first:
         segments.insert(0, Segment(0, first - 1, lr, LinearWarmup(first_step=0, steps=first)))

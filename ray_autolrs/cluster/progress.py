@@ -33,11 +33,11 @@ class ProgressDisplay:
 
     Args:
         poll: asks the search actor.
-        total_steps: applied steps of the whole run.
+        total_steps: applied steps of the whole run, or None while its end is not known.
         interval_s: seconds between two polls.
     """
 
-    def __init__(self, poll: Poll, total_steps: int, interval_s: float = 0.5) -> None:
+    def __init__(self, poll: Poll, total_steps: int | None, interval_s: float = 0.5) -> None:
         self._poll = poll
         self._total_steps = total_steps
         self._interval_s = interval_s

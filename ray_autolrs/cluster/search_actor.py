@@ -27,11 +27,13 @@ from ray_autolrs.algorithm.messages import (
     Command,
     Event,
     Finish,
+    FinishRequested,
     Probe,
     ProbeDone,
     Ready,
 )
 from ray_autolrs.algorithm.records import Record, choice_record, event_record, replay
+from ray_autolrs.algorithm.rules import rules_of
 from ray_autolrs.cluster.leases import Assignment, Idle, Leases, Over
 from ray_autolrs.cluster.run_folder import SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.config import AutoLRSConfig
@@ -140,6 +142,11 @@ class SearchActor:
             self._changed.notify_all()
             return lost
 
+    def finish(self) -> None:
+        """Take note that a run without a known end is to end after the current stage."""
+        with self._changed:
+            self._take_in(FinishRequested(), lane="user")
+
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Take note of the progress of the current command."""
         with self._changed:
@@ -151,12 +158,9 @@ class SearchActor:
             return self._log.records[first_record:], self._status
 
     def _load(self) -> None:
-        # Loading BoTorch takes seconds: the driver, which imports this module, does without it.
-        from ray_autolrs.algorithm.paper import paper_rules
-
         self._log = EventLog(self._folder)
         lanes = next(record for record in self._log.records if record["kind"] == "lanes")
-        self._rules = paper_rules(self._config, lanes["parallel_probes"])
+        self._rules = rules_of(self._config, lanes["parallel_probes"])
         self._state = replay(self._rules, self._log.records)
 
     def _take_in(self, event: Event, lane: str) -> None:
@@ -171,7 +175,7 @@ class SearchActor:
     def _write(self, before: RunState, event: Event, after: RunState, lane: str) -> None:
         now = time.time()
         records: list[Record] = [event_record(before, event, after) | {"lane": lane, "time": now}]
-        if isinstance(after.phase, Applying) and after.phase != before.phase:
+        if isinstance(after.phase, Applying) and after.phase is not before.phase:
             records.append(choice_record(after.phase) | {"time": now})
         if after.segments and after.segments != before.segments:
             schedule = LRSchedule(after.segments)

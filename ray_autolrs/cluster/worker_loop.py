@@ -177,7 +177,8 @@ def _save(worker: Worker, checkpoints: Checkpoints, *, with_model: bool) -> None
     with tempfile.TemporaryDirectory(prefix="autolrs-") as folder:
         torch.save(worker.snapshot.state_dict(), Path(folder) / STATE_FILE)
         if with_model:
-            torch.save(worker.replica.module.state_dict(), Path(folder) / MODEL_FILE)
+            with worker.averaged(worker.snapshot.step):
+                torch.save(worker.replica.module.state_dict(), Path(folder) / MODEL_FILE)
         checkpoints.save(Path(folder), worker.snapshot.step)
 
 

@@ -54,6 +54,11 @@ class Evaluation:
         )
         self._seed = seed
 
+    @property
+    def samples(self) -> int:
+        """Samples in the list."""
+        return sum(self._batches.sizes)
+
     def run(self, replica: Replica, group: Group, *, with_metrics: bool) -> dict[str, float]:
         """Return the sample-weighted means over the whole list, the same on every worker.
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from ray_autolrs.algorithm.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
+from ray_autolrs.training.averaging import NoAverage, WeightAverage
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.random_streams import Stream, seed_everything
@@ -28,6 +31,7 @@ class Replica:
         group: the workers that average their gradients.
         device: where the model lives.
         seed: seeds the model's initial weights, and its random numbers in each step.
+        make_average: builds the average of the weights from the optimizer; none by default.
 
     Raises:
         ValueError: one of the task's settings is out of its range; the first parameter group's
@@ -35,7 +39,14 @@ class Replica:
             needs a closure, or has a parameter that the model lacks.
     """
 
-    def __init__(self, task: TrainingTask, group: Group, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        task: TrainingTask,
+        group: Group,
+        device: torch.device,
+        seed: int,
+        make_average: Callable[[Optimizer], WeightAverage] = NoAverage,
+    ) -> None:
         task.check_settings()
         self.task = task
         self.device = device
@@ -51,6 +62,7 @@ class Replica:
             )
         self._parameters = list(self.module.parameters())
         self._check_optimizer()
+        self.average = make_average(self.optimizer)
         # Scaling is for float16 alone; a disabled scaler passes everything through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=task.precision == "fp16")
         self._group_module = self._wrap(group)
@@ -127,10 +139,11 @@ class Replica:
         self.set_lr(lr)
         self._set_gradients(step, batches, micros, losses, self._forward_module(alone))
         if self.task.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.average.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.task.max_grad_norm)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.average.optimizer)
         self.scaler.update()
+        self.average.update()
 
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
@@ -138,6 +151,48 @@ class Replica:
         with torch.no_grad(), self.autocast():
             seed_everything(self.seed, Stream.MODEL, step, micro)
             return self.task.loss(self.module, to_device(batch, self.device))
+
+    @contextlib.contextmanager
+    def averaged(self, batches: Iterable[Any]) -> Iterator[None]:
+        """Let the module hold the averaged weights, and afterwards what it held, bit for bit.
+
+        Statistics of BatchNorm belong to the weights that they were taken with, so they are
+        taken anew at the average.
+
+        Args:
+            batches: training batches, on the CPU, to take them from; they are read only if the
+                weights are averaged and the module has running statistics.
+        """
+        if isinstance(self.average, NoAverage):
+            yield
+            return
+        norms = running_norms(self.module)
+        kept = [buffer.clone() for norm in norms for buffer in norm.buffers()]
+        try:
+            with self.average.swapped_in():
+                if norms:
+                    self._take_statistics(norms, batches)
+                yield
+        finally:
+            buffers = (buffer for norm in norms for buffer in norm.buffers())
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+
+    def _take_statistics(self, norms: Sequence[_BatchNorm], batches: Iterable[Any]) -> None:
+        """Set running statistics to the mean over batches; dropout and the like stay off."""
+        momenta = [norm.momentum for norm in norms]
+        self.module.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+            norm.train()
+        try:
+            with torch.no_grad(), self.autocast():
+                for batch in batches:
+                    self.task.loss(self.module, to_device(batch, self.device))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
         """Compute a step's gradients and drop them. It changes buffers and random states.
@@ -189,6 +244,15 @@ class Replica:
         seed_everything(self.seed, Stream.MODEL, step, micro)
         with self.autocast():
             return self.task.loss(forward_module, to_device(batch, self.device))
+
+
+def running_norms(module: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorm layers that keep running statistics."""
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats
+    ]
 
 
 def _gradient_sync(

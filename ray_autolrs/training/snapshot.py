@@ -4,6 +4,7 @@ Restored, bit for bit
     parameters and buffers (non-persistent ones too), and modules' extra state
     optimizer state (of parameters, and what lies beside it) and every parameter group's
     hyperparameters
+    the average of the weights
     gradient scaler
     random states of Python, NumPy, PyTorch on the CPU and on the replica's GPU
     data position: the step, from which batches are addressed
@@ -29,12 +30,14 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ray_autolrs.training.averaging import WeightAverage
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.replica import Replica
 
@@ -62,6 +65,15 @@ class Snapshot:
             "optimizer": _copy_optimizer(
                 replica.optimizer, self._state.get("optimizer", {}).get("state", [])
             ),
+            "average": {
+                "tensors": [
+                    _copy_tensor(tensor, old)
+                    for tensor, old in zip_longest(
+                        replica.average.tensors, self._state.get("average", {}).get("tensors", [])
+                    )
+                ],
+                "updates": replica.average.updates,
+            },
             "scaler": replica.scaler.state_dict(),
             "random": _random_state(replica.device),
         }
@@ -79,6 +91,7 @@ class Snapshot:
         for name, extra in state["extra"].items():
             replica.module.get_submodule(name).set_extra_state(copy.deepcopy(extra))
         _restore_optimizer(replica.optimizer, state["optimizer"])
+        _restore_average(replica.average, state["average"])
         replica.clear_gradients()
         if replica.scaler.is_enabled():
             replica.scaler.load_state_dict(state["scaler"])
@@ -223,6 +236,17 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
                 group[key].copy_(value)
             else:
                 group[key] = copy.deepcopy(value)
+
+
+def _restore_average(average: WeightAverage, saved: State) -> None:
+    if len(average.tensors) != len(saved["tensors"]):
+        raise ValueError(
+            f"the snapshot is of another average of the weights: {len(average.tensors)} tensors, "
+            f"and {len(saved['tensors'])} in the snapshot"
+        )
+    for tensor, value in zip(average.tensors, saved["tensors"], strict=True):
+        tensor.copy_(value)
+    average.updates = saved["updates"]
 
 
 def _restored_value(saved: Any, current: Any) -> Any:

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone
+from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.segments import Segment
 from ray_autolrs.algorithm.stages import validation_interval
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.averaging import NoAverage, average_of
 from ray_autolrs.training.batches import StepBatches, dataset_size, validation_subset
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.evaluation import Evaluation
-from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.replica import Replica, running_norms
 from ray_autolrs.training.snapshot import Snapshot, share_buffers
 
 Progress = Callable[[int, float], None]
@@ -75,14 +80,39 @@ class Worker:
         self.probe_evaluation = Evaluation(
             task, val_dataset, eval_batch_size, subset, seed=config.seed
         )
-        self.replica = Replica(task, group, device, config.seed)
+        self.replica = Replica(task, group, device, config.seed, partial(average_of, config=config))
         self.snapshot = Snapshot()
+        self._kept = _KeptProbes()
         self._is_rehearsed = False
 
     def take_snapshot(self, step: int) -> None:
         """Capture the state before applied step ``step``: what probes and stages start from."""
         share_buffers(self.replica.module, self.group)
         self.snapshot.capture(self.replica, step)
+        self._kept.forget()
+
+    @contextmanager
+    def averaged(self, step: int, group: Group | None = None) -> Iterator[None]:
+        """Let the module hold the weights to be judged, as they are after ``step`` steps.
+
+        BatchNorm's statistics are right on the group's rank 0: an evaluation shares them.
+        """
+        with self.replica.averaged(self._calibration_batches(step, group or self.group)):
+            yield
+
+    def _calibration_batches(self, step: int, group: Group) -> Iterator[Any]:
+        """Yield the first micro-batch of each of the latest steps, on rank 0."""
+        if group.rank == 0:
+            for earlier in range(max(0, step - self.config.calibration_batches), step):
+                yield self.batches.micro(earlier, 0)
+
+    def _forward_steps(self, evals: int, evaluation: Evaluation) -> float:
+        """Return what evaluations cost, in steps; a step is a forward and two backward passes."""
+        samples = evaluation.samples
+        if running_norms(self.replica.module) and not isinstance(self.replica.average, NoAverage):
+            micro_batch = self.replica.task.global_batch_size // self.batches.micro_batches
+            samples += self.config.calibration_batches * micro_batch
+        return evals * samples / (3 * self.replica.task.global_batch_size)
 
     def check_first_loss(self) -> None:
         """Refuse a task whose loss cannot be trained on, before any step is taken.
@@ -119,16 +149,19 @@ class Worker:
         """
         started = time.perf_counter()
         lane = self._alone if alone else self._together
-        evaluation = self.probe_evaluation
-        if probe.objective == "training":
-            outcome = self._run_segment(probe.segment, progress, evaluation, frozenset(), lane)
-            losses = outcome.losses
-        else:
-            every = validation_interval(self.config, probe.steps)
-            evals = min(self.config.validation_evals, probe.steps)
-            eval_steps = frozenset(every * number for number in range(1, evals + 1))
-            outcome = self._run_segment(probe.segment, progress, evaluation, eval_steps, lane)
+        eval_steps: frozenset[int] = frozenset()
+        if probe.evals > 0:
+            every = validation_interval(probe.evals, probe.steps)
+            eval_steps = frozenset(every * number for number in range(1, probe.evals + 1))
+        outcome = self._run_segment(
+            probe.segment, progress, self.probe_evaluation, eval_steps, lane
+        )
+        losses = outcome.losses
+        if probe.evals > 0:
             losses = tuple(means["loss"] for _, means in outcome.evaluations)
+        may_go_on = probe.segment.shape == run_shape(self.config)
+        if may_go_on and not (alone or outcome.diverged):
+            self._kept.keep(self.replica, probe, outcome.losses)
         return ProbeDone(
             stage=probe.stage,
             index=probe.index,
@@ -137,6 +170,7 @@ class Worker:
             steps=len(outcome.losses),
             wall_s=time.perf_counter() - started,
             first_loss=outcome.losses[0],
+            forward_steps=self._forward_steps(len(outcome.evaluations), self.probe_evaluation),
         )
 
     def run_apply(self, apply: Apply, progress: Progress) -> ApplyDone:
@@ -144,6 +178,9 @@ class Worker:
         started = time.perf_counter()
         every = self.config.eval_every_steps or apply.steps
         eval_steps = frozenset({*range(every, apply.steps, every), apply.steps})
+        kept = self._kept.state_for(apply)
+        if kept is not None and min(eval_steps) <= len(kept.losses):
+            kept = None  # An evaluation lies within the steps that would be left out.
         outcome = self._run_segment(
             apply.segment,
             progress,
@@ -151,6 +188,7 @@ class Worker:
             eval_steps,
             self._together,
             with_metrics=True,
+            kept=kept,
         )
         return ApplyDone(
             stage=apply.stage,
@@ -163,6 +201,7 @@ class Worker:
                 for steps, means in outcome.evaluations
                 for name, value in means.items()
             ),
+            reused_steps=len(kept.losses) if kept else 0,
         )
 
     def _run_segment(
@@ -174,6 +213,7 @@ class Worker:
         lane: _Lane,
         *,
         with_metrics: bool = False,
+        kept: _KeptProbe | None = None,
     ) -> _Outcome:
         """Restore the snapshot, take the segment's steps, and stop early if the loss diverges.
 
@@ -184,6 +224,7 @@ class Worker:
             eval_steps: see ``evaluation``.
             lane: who takes the steps.
             with_metrics: whether an evaluation also takes the task's metrics.
+            kept: the state after the segment's first steps, which are not taken again.
         """
         first_step = self.snapshot.restore(self.replica)
         assert first_step == segment.first_step, (first_step, segment)
@@ -201,8 +242,12 @@ class Worker:
             self.snapshot.restore(self.replica)
         losses: list[float] = []
         evaluations: list[tuple[int, dict[str, float]]] = []
-        stream = self.batches.stream(first_step, segment.steps, lane.micros)
-        for done, batch in enumerate(stream, start=1):
+        if kept is not None:
+            kept.end.restore(self.replica)
+            losses += kept.losses
+        left = segment.steps - len(losses)
+        stream = self.batches.stream(first_step + len(losses), left, lane.micros)
+        for done, batch in enumerate(stream, start=len(losses) + 1):
             step = first_step + done - 1
             self.replica.take_step(
                 step,
@@ -217,7 +262,8 @@ class Worker:
                 continue
             latest = _mean_losses(table[len(losses) : done], lane.group)
             if done in eval_steps:
-                means = evaluation.run(self.replica, lane.group, with_metrics=with_metrics)
+                with self.averaged(first_step + done, lane.group):
+                    means = evaluation.run(self.replica, lane.group, with_metrics=with_metrics)
                 evaluations.append((done, means))
                 latest_loss = means["loss"]
             else:
@@ -235,6 +281,49 @@ def _mean_losses(table: Tensor, group: Group) -> list[float]:
     group.sum_(summed)
     mean: list[float] = summed.mean(dim=1).tolist()
     return mean
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptProbe:
+    """The state at the end of a probe, and the training loss of each of its steps."""
+
+    probe: Probe
+    losses: tuple[float, ...]
+    end: Snapshot
+
+
+class _KeptProbes:
+    """The ends of the latest probe and of the stage's best: the applied run may go on from one.
+
+    A cache: going on from the end of a probe gives the same bits as taking its steps again.
+    """
+
+    def __init__(self) -> None:
+        self._latest: _KeptProbe | None = None
+        self._best: _KeptProbe | None = None
+
+    def keep(self, replica: Replica, probe: Probe, losses: tuple[float, ...]) -> None:
+        """Keep the replica's state as the latest, and what was the latest if it is the best."""
+        spare = self._latest
+        if self._latest is not None and self._latest.probe.index == probe.best:
+            spare, self._best = self._best, self._latest
+        end = spare.end if spare is not None else Snapshot()
+        end.capture(replica, probe.segment.last_step + 1)
+        self._latest = _KeptProbe(probe, losses, end)
+
+    def forget(self) -> None:
+        """Drop both: a new stage begins."""
+        self._latest = self._best = None
+
+    def state_for(self, apply: Apply) -> _KeptProbe | None:
+        """Return the end of the probe that the applied segment begins with, if it was kept."""
+        for kept in (self._latest, self._best):
+            if kept is not None and (kept.probe.stage, kept.probe.index) == (
+                apply.stage,
+                apply.best,
+            ):
+                return kept
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,44 @@
+"""From the settings to the rules of the stage machine."""
+
+from __future__ import annotations
+
+from ray_autolrs.algorithm.halving import HalvingStrategy, first_search_steps
+from ray_autolrs.algorithm.machine import Rules
+from ray_autolrs.algorithm.midpoints import MidpointsStrategy
+from ray_autolrs.algorithm.stages import plan_stages
+from ray_autolrs.algorithm.strategy import SearchStrategy
+from ray_autolrs.config import AutoLRSConfig
+
+
+def rules_of(config: AutoLRSConfig, parallel_probes: int = 1) -> Rules:
+    """Return the rules that a run's settings ask for.
+
+    Args:
+        config: the settings.
+        parallel_probes: see :attr:`Rules.parallel_probes`.
+    """
+    return Rules(config, _strategy(config), parallel_probes)
+
+
+def planned_probe_steps(config: AutoLRSConfig) -> int:
+    """Return the probe steps of a run whose end is known, if nothing has to be searched twice.
+
+    >>> planned_probe_steps(AutoLRSConfig(total_steps=2300, lr_min=1e-3, lr_max=1.0))
+    270
+    """
+    if config.search == "halving":
+        return first_search_steps(config)
+    return sum(stage.probe_steps for stage in plan_stages(config)) * config.probes_per_stage
+
+
+def _strategy(config: AutoLRSConfig) -> SearchStrategy:
+    match config.search:
+        case "halving":
+            return HalvingStrategy(config)
+        case "midpoints":
+            return MidpointsStrategy(config)
+        case "gaussian_process":
+            # Loading BoTorch takes seconds, and only this strategy needs it.
+            from ray_autolrs.algorithm.paper import GaussianProcessStrategy
+
+            return GaussianProcessStrategy(config)
