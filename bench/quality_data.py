@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torch.utils.data import Dataset
@@ -41,6 +42,8 @@ ENGLISH_FILE = "RAY_AUTOLRS_ENGLISH_TEXT"
 
 BYTE_VALUES = 128
 """Tokens of the byte models: Python's own text is nearly all ASCII; other bytes become 0."""
+
+_Pair = tuple[list[int], list[int]]
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
 _MOST_SOURCE_BYTES = 6_000_000
@@ -251,22 +254,28 @@ def _sentence_pairs(max_length: int, vocabulary: int) -> dict[str, PairRows]:
         for part, name in (("train", "train"), ("validation", "val"), ("test", "test"))
     }
     tokenizer = train_bpe(read_pairs(*files["train"]), vocabulary)
-    found: dict[str, PairRows] = {}
-    for part, paths in files.items():
-        pairs = list(read_pairs(*paths))
-        sides = [
-            [*one.ids, EOS_ID]
-            for side in (0, 1)
-            for one in tokenizer.encode_batch([pair[side] for pair in pairs])
-        ]
-        rows = [
-            (source, target)
-            for source, target in zip(sides[: len(pairs)], sides[len(pairs) :], strict=True)
-            if max(len(source), len(target)) <= max_length
-        ]
-        padded = torch.full((2, len(rows), max_length), PAD_ID)
-        for row, pair in enumerate(rows):
-            for side, ids in enumerate(pair):
-                padded[side, row, : len(ids)] = torch.tensor(ids)
-        found[part] = PairRows(padded[0], padded[1])
-    return found
+    pairs = {part: _encoded(paths, tokenizer, max_length) for part, paths in files.items()}
+    # Few pairs are as short as this. Pages follow each other, so a cut parts one page at most.
+    train, tenth = pairs["train"], len(pairs["train"]) // 10
+    pairs["validation"] += train[-tenth:]
+    pairs["test"] += train[-2 * tenth : -tenth]
+    pairs["train"] = train[: -2 * tenth]
+    return {part: PairRows(*_padded(rows, max_length)) for part, rows in pairs.items()}
+
+
+def _encoded(files: tuple[Path, Path], tokenizer: Tokenizer, max_length: int) -> list[_Pair]:
+    texts = list(read_pairs(*files))
+    sources, targets = (
+        [[*one.ids, EOS_ID] for one in tokenizer.encode_batch([text[side] for text in texts])]
+        for side in (0, 1)
+    )
+    encoded = zip(sources, targets, strict=True)
+    return [pair for pair in encoded if max(map(len, pair)) <= max_length]
+
+
+def _padded(pairs: list[_Pair], max_length: int) -> tuple[Tensor, Tensor]:
+    sides = torch.full((2, len(pairs), max_length), PAD_ID)
+    for row, pair in enumerate(pairs):
+        for side, ids in enumerate(pair):
+            sides[side, row, : len(ids)] = torch.tensor(ids)
+    return sides[0], sides[1]
