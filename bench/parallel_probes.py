@@ -69,7 +69,7 @@ def silent(steps_done: int, loss: float) -> None:
 
 def search_seconds(lanes: int, probes: int) -> dict[str, Any]:
     """Return the seconds of a stage's search, and of one probe, with ``lanes`` probe actors."""
-    config = AutoLRSConfig(
+    config = AutoLRSConfig.paper(
         total_steps=STAGES * STEPS,
         lr_min=1e-3,
         lr_max=1.0,

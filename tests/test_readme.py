@@ -132,7 +132,7 @@ def started_ray(tmp_path_factory):
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while "Ray runtime started" not in log.read_text():
             assert head.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

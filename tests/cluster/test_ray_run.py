@@ -97,16 +97,17 @@ def test_lost_search_actor_changes_nothing(undisturbed, tmp_path):
     killed = threading.Event()
 
     def kill_actor() -> None:
-        log = tmp_path / "run" / "events.jsonl"
+        log = tmp_path / "searched" / "events.jsonl"
         while not (log.exists() and log.read_bytes().count(b"\n") > 6):
             time.sleep(0.01)
-        name = next(name for name in ray.util.list_named_actors() if "autolrs-search-run" in name)
+        # The actors of runs that have ended may be in the list for a while.
+        (name,) = (name for name in ray.util.list_named_actors() if "-search-searched" in name)
         ray.kill(ray.get_actor(name), no_restart=False)
         killed.set()
 
     thread = threading.Thread(target=kill_actor, daemon=True)
     thread.start()
-    result = trainer(tmp_path).fit()
+    result = trainer(tmp_path, name="searched").fit()
     thread.join(timeout=60)
     assert killed.is_set()
     assert_bit_equal(result, undisturbed)

@@ -6,6 +6,7 @@ import math
 import random
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -95,10 +96,15 @@ def test_schedule_does_not_depend_on_lanes_or_their_speed(tmp_path, lanes, seed)
 
 
 def test_lanes_share_the_probes(tmp_path):
-    ran = run_lanes(actor(tmp_path, parallel_probes=6), 3, lambda: 0.02)
-    by_lane = [sum(name == lane for name, _, _ in ran) for lane in {name for name, _, _ in ran}]
-    assert len(by_lane) == 3
-    assert min(by_lane) >= 3
+    # None ends its probe before the other two have one as well.
+    all_have_one = threading.Barrier(3)
+
+    def wait() -> float:
+        all_have_one.wait(timeout=10)
+        return 0.0
+
+    ran = run_lanes(actor(tmp_path, parallel_probes=6), 3, wait)
+    assert Counter(name for name, _, _ in ran) == {"worker-0": 6, "actor-0": 6, "actor-1": 6}
 
 
 def test_waiting_lane_is_told_to_ask_again(tmp_path):
