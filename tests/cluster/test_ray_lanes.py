@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import signal
@@ -12,11 +13,22 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+import torch
 from ray.train import RunConfig, ScalingConfig
+from torch import nn
 
 from ray_autolrs import AutoLRSTrainer
+from ray_autolrs.algorithm.messages import Ready
+from ray_autolrs.cluster.lane_choice import LaneChoice
+from ray_autolrs.cluster.probe_actor import ProbePool, SnapshotShelf
+from ray_autolrs.cluster.ray_run import start_beside_driver
+from ray_autolrs.cluster.run_folder import RunFolder
+from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.training.transport import pack, unpack
 from tests.cluster.test_local_run import events_without_times
 from tests.cluster.test_ray_run import assert_bit_equal
 from tests.digits_task import DigitsTask, short_config
@@ -41,11 +53,18 @@ def fit(path: Path, name: str, task=None, **settings):
 
 
 class Waits(DigitsTask):
-    """Each forward pass waits, as for an accelerator: time enough for actors to start."""
+    """Each forward pass waits, as for an accelerator, and longer until a file is there.
+
+    Actors start in 5 s on idle cores and in a minute on busy ones. The file tells that what a
+    test wants to see in the middle of a run has happened.
+    """
+
+    def __init__(self, until: Path) -> None:
+        self.until = until
 
     def loss(self, model, batch):
         if model.training:
-            time.sleep(0.02)
+            time.sleep(0.02 if self.until.exists() else 0.15)
         return super().loss(model, batch)
 
 
@@ -66,13 +85,20 @@ def lanes(result) -> set[str]:
     return {event["lane"] for event in result.events if event["kind"] == "probe"}
 
 
-def test_workers_alone_give_the_curves_of_the_group(sequential, tmp_path):
-    result = fit(tmp_path, "workers", probe_lanes="workers")
+def test_workers_alone_give_the_curves_of_the_group(sequential, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        result = fit(tmp_path, "workers", probe_lanes="workers")
+    assert "probe lanes: workers, 2 at once (probe_lanes='workers')" in caplog.messages
     assert lanes(sequential) == {"all workers"}
     assert lanes(result) == {"worker-0", "worker-1"}
     assert len(probes(result)) == 18
     assert probes(result) == probes(sequential)  # with BatchNorm and dropout, to the last bit
     assert_bit_equal(result, sequential)
+
+
+def test_more_actors_than_the_cluster_can_hold_are_refused(ray_cluster, tmp_path):
+    with pytest.raises(ValueError, match=r"probe_actors=5 of 1 CPU each .* can hold 4; ask for"):
+        fit(tmp_path, "many", probe_lanes="actors", probe_actors=5)
 
 
 def ray_processes(title: str, session: Path) -> list[int]:
@@ -87,9 +113,18 @@ def ray_processes(title: str, session: Path) -> list[int]:
     return found
 
 
+def assert_gone(title: str, session: Path) -> None:
+    """Ray sends SIGKILL and does not wait; the kernel needs a moment to end a process."""
+    deadline_s = time.monotonic() + 30
+    while left := ray_processes(title, session):
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.05)
+
+
 def test_killed_actors_change_nothing(sequential, ray_cluster, tmp_path):
     killed: list[int] = []
     ended = threading.Event()
+    enough = tmp_path / "two were killed"
 
     def kill_at_random() -> None:
         order = random.Random(0)
@@ -99,6 +134,8 @@ def test_killed_actors_change_nothing(sequential, ray_cluster, tmp_path):
                 killed.append(order.choice(running))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(killed[-1], signal.SIGKILL)
+            if len(killed) >= 2:
+                enough.touch()
 
     # The first actors are to be seen at work before one is killed.
     log = tmp_path / "actors" / "events.jsonl"
@@ -110,7 +147,7 @@ def test_killed_actors_change_nothing(sequential, ray_cluster, tmp_path):
 
     killer = threading.Thread(target=watch, daemon=True)
     killer.start()
-    result = fit(tmp_path, "actors", Waits(), probe_lanes="actors", probe_actors=3)
+    result = fit(tmp_path, "actors", Waits(enough), probe_lanes="actors", probe_actors=3)
     ended.set()
     killer.join(timeout=10)
     assert len(killed) >= 2
@@ -120,7 +157,68 @@ def test_killed_actors_change_nothing(sequential, ray_cluster, tmp_path):
     assert_bit_equal(result, sequential)
     told = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
     assert len(told) == len(set(told)) == 18
+    assert_gone("ray::ProbeActor", ray_cluster)
+
+
+def test_pool_frees_what_it_held_also_of_actors_that_are_starting_again(ray_cluster, tmp_path):
+    config = short_config()
+    search = start_beside_driver(
+        SearchActor, "search-pool", config, RunFolder(str(tmp_path), "pool"), 1
+    )
+    ray.get(search.exchange.remote(Ready(0)))
+    shelf = start_beside_driver(SnapshotShelf, "snapshots-pool")
+    choice = LaneChoice("actors", 2, {"CPU": 0.5}, 1, "two actors")
+    with ProbePool(choice, DigitsTask(), config, 2, search, shelf) as pool:
+        deadline_s = time.monotonic() + 120
+        while len(running := ray_processes("ray::ProbeActor.run", ray_cluster)) < 2:
+            assert time.monotonic() < deadline_s, running
+            time.sleep(0.05)
+        groups = [group.id.hex() for group in pool._groups]
+        assert all(any(group in name for name in ray.available_resources()) for group in groups)
+        os.kill(running[0], signal.SIGKILL)
+    assert not any(group in name for name in ray.available_resources() for group in groups)
+    assert_gone("ray::ProbeActor", ray_cluster)
+    time.sleep(2.0)  # An actor that had been killed too late would be back by now.
     assert ray_processes("ray::ProbeActor", ray_cluster) == []
+
+
+class Offers:
+    """In place of rank 0: puts a snapshot into the object store, and owns it."""
+
+    def offer(self, shelf, step):
+        packed = pack({"weight": torch.arange(1000.0) + step})
+        ray.get(shelf.offer.remote(step, [ray.put(packed)]))
+
+
+def test_snapshot_outlives_the_worker_that_put_it(ray_cluster):
+    shelf = start_beside_driver(SnapshotShelf, "snapshots-offered")
+    worker = start_beside_driver(Offers, "offers")
+    ray.get(worker.offer.remote(shelf, 80))
+    ray.kill(worker)
+    assert_gone("ray::Offers", ray_cluster)
+    holder: Any = ray.get(shelf.take.remote(80))
+    weight = unpack(ray.get(holder[0]), torch.device("cpu"))["weight"]
+    assert torch.equal(weight, torch.arange(1000.0) + 80)
+
+
+class OnWorkersOnly(Waits):
+    """Cannot be built by an actor, as where the memory of an accelerator is full."""
+
+    def build_model(self) -> nn.Module:
+        if not torch.distributed.is_initialized():
+            self.until.touch()
+            raise MemoryError("no room for a model")
+        return super().build_model()
+
+
+def test_workers_probe_on_where_no_actor_can_be_built(sequential, tmp_path, caplog):
+    task = OnWorkersOnly(tmp_path / "the actor has failed")
+    result = fit(tmp_path, "none", task, probe_lanes="actors", probe_actors=1)
+    assert lanes(result) == {"worker-0", "worker-1"}
+    assert probes(result) == probes(sequential)
+    assert_bit_equal(result, sequential)
+    assert caplog.text.count("no room for a model; given back: none; given up") == 1
+    assert caplog.text.count("no probe actor is left: the training workers probe on") == 1
 
 
 LOST_NODE = """
@@ -135,16 +233,18 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "temp_dir
 node = cluster.add_node(num_cpus=1, resources={"probe_slot": 2})
 ray.init(address=cluster.address, log_to_driver=False)
 
+removed = path / "removed"
+
 def remove():
     log = path / "lost" / "events.jsonl"
     while not (log.exists() and "actor-" in log.read_text()):
         time.sleep(0.05)
     cluster.remove_node(node, allow_graceful=False)
-    (path / "removed").touch()
+    removed.touch()
 
 threading.Thread(target=remove, daemon=True).start()
 fit(
-    path, "lost", Waits(), probe_lanes="actors", probe_actors=2,
+    path, "lost", Waits(removed), probe_lanes="actors", probe_actors=2,
     resources_per_probe_actor={"probe_slot": 1},
 )
 ray.shutdown()
@@ -154,13 +254,18 @@ cluster.shutdown()
 
 def test_lost_node_changes_nothing(sequential, tmp_path, tmp_path_factory):
     """The node that holds all probe actors goes away for good; the workers probe on."""
+    temporary = tmp_path_factory.mktemp("ray")
+    # Cluster writes its address to RAY_TMPDIR/ray, by default /tmp/ray: that folder may not be
+    # there, and others on this machine read the address.
+    (temporary / "ray").mkdir()
     ran = subprocess.run(
-        [sys.executable, "-c", LOST_NODE, str(tmp_path), str(tmp_path_factory.mktemp("ray"))],
+        [sys.executable, "-c", LOST_NODE, str(tmp_path), str(temporary)],
         cwd=Path(__file__).parents[2],
+        env=os.environ | {"RAY_TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=280,
     )
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "removed").exists()
