@@ -17,6 +17,7 @@ WARMED_UP = {
     "segment": Segment(0, 99, 0.1).to_dict(),
     "diverged": False,
     "steps": 100,
+    "reused_steps": 0,
     "wall_s": 1.0,
     "evaluations": [],
     "losses": [1.0] * 100,
