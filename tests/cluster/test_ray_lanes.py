@@ -33,7 +33,8 @@ from tests.cluster.test_local_run import events_without_times
 from tests.cluster.test_ray_run import assert_bit_equal
 from tests.digits_task import DigitsTask, short_config
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# On two cores with five other programs the longest of these took 300 s, its fixtures included.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PARALLEL_PROBES = 4
 
@@ -265,7 +266,7 @@ def test_lost_node_changes_nothing(sequential, tmp_path, tmp_path_factory):
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=600,
     )
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "removed").exists()
