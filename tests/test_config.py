@@ -10,7 +10,7 @@ from ray_autolrs import AutoLRSConfig
 
 
 def config(**values):
-    return AutoLRSConfig(**({"total_steps": 1000, "lr_min": 1e-3, "lr_max": 1.0} | values))
+    return AutoLRSConfig.paper(**({"total_steps": 1000, "lr_min": 1e-3, "lr_max": 1.0} | values))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,10 @@ def config(**values):
         ({"kappa": -1.0}, r"kappa=-1.0 must be finite and not negative"),
         ({"kappa": math.inf}, r"kappa=inf must be finite"),
         ({"lr_grid_points": 9}, r"lr_grid_points=9 must be an integer of at least 10"),
-        ({"choose_by": "mean"}, r"choose_by='mean' must be 'best_observed' or 'posterior_mean'"),
+        (
+            {"choose_by": "mean"},
+            r"choose_by='mean' must be one of \('best_observed', 'posterior_mean'\)",
+        ),
         ({"denoise_rounds": -1}, r"denoise_rounds=-1 must be an integer of at least 0"),
         ({"denoise_fraction": 0.5}, r"denoise_fraction=0.5 must lie in \[0, 0.5\)"),
         ({"denoise_window": 1.5}, r"denoise_window=1.5 must lie in \[0, 1\]"),
@@ -59,8 +62,23 @@ def config(**values):
         ),
         ({"probe_lanes": "actors", "probe_actors": 0}, r"probe_actors=0 must be an integer of at"),
         (
-            {"resources_per_probe_actor": {"CPU": 0}},
+            {"probe_lanes": "auto", "resources_per_probe_actor": {"CPU": 0}},
             r"resources_per_probe_actor={'CPU': 0} must name",
+        ),
+        ({"lr_min": None}, r"lr_min=None must be None, as lr_max=1.0"),
+        ({"search": "grid"}, r"search='grid' must be one of \('halving', "),
+        ({"forecaster": "oracle"}, r"forecaster='oracle' must be None or one of"),
+        ({"averaging": "mean"}, r"averaging='mean' must be one of"),
+        ({"shape": "step"}, r"shape='step' must be one of"),
+        ({"averaging_momentum": 1.0}, r"averaging_momentum=1.0 must lie in \(0, 1\)"),
+        ({"averaging_tail": 0.0}, r"averaging_tail=0.0 must lie in \(0, 1\]"),
+        ({"probe_steps": 7}, r"probe_steps=7 must be an integer of at least 8"),
+        ({"first_lr": 0.1}, r"first_lr=0.1 is for search='halving' only"),
+        ({"search": "halving", "warmup_lr": 0.1}, r"warmup_lr=0.1 must be None with search="),
+        ({"total_steps": None, "shape": "linear"}, r"shape='linear' must be 'constant' or 'wsd'"),
+        (
+            {"search": "halving", "shape": "wsd", "warmup_steps": 700},
+            r"warmup_steps=700 must end before the decay of shape='wsd' begins",
         ),
         ({"seed": -1}, r"seed=-1 must be an integer of at least 0"),
     ],
@@ -87,8 +105,20 @@ def test_paper_is_the_paper():
             "validation_denoise_rounds",
             "validation_evals",
             "probe_lanes",
+            "search",
+            "averaging",
+            "shape",
+            "forecaster",
+            "warmup_steps",
+            "validation_samples",
         )
     } == {
+        "search": "gaussian_process",
+        "averaging": "none",
+        "shape": "constant",
+        "forecaster": "exponential",
+        "warmup_steps": 0,
+        "validation_samples": 1024,
         "first_stage_steps": 1000,
         "max_stage_steps": 8000,
         "stage_growth": 2,
@@ -138,3 +168,24 @@ def test_malformed_dicts_are_refused(values, message):
 def test_warmup_lr_is_the_geometric_mean_unless_given():
     assert config(lr_min=0.01, lr_max=1.0).resolved_warmup_lr == pytest.approx(0.1)
     assert config(warmup_lr=0.3).resolved_warmup_lr == 0.3
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "expected"),
+    [
+        # warm-up, first stage, longest stages, short probes
+        (1_000, (50, 60, 250, 20)),
+        (2_300, (115, 138, 575, 20)),
+        (5_000, (250, 300, 1250, 30)),
+        (100_000, (5_000, 6_000, 25_000, 40)),
+        (None, (100, 1_000, 1_000, 40)),
+    ],
+)
+def test_the_default_is_planned_from_the_run_s_length(total_steps, expected):
+    default = AutoLRSConfig(total_steps=total_steps, lr_min=1e-3, lr_max=1.0)
+    assert (
+        default.resolved_warmup_steps,
+        default.resolved_first_stage_steps,
+        default.resolved_max_stage_steps,
+        default.resolved_probe_steps,
+    ) == expected

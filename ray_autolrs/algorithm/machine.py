@@ -288,7 +288,6 @@ def _probe_command(phase: Probing, index: int) -> Probe:
         stage=stage.number,
         index=index,
         segment=segment,
-        objective="validation" if candidate.evals else "training",
         evals=candidate.evals,
         best=phase.best,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ray_autolrs.algorithm.segments import Segment
-from ray_autolrs.algorithm.stages import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +19,8 @@ class Probe:
         stage: number of the stage, from 1.
         index: number of the probe in its stage, from 0, in the order asked.
         segment: LR of each step of the probe; its first step is the snapshot's step.
-        objective: which losses to tell: the training loss of each step, or validation losses
-            taken evenly over the probe.
-        evals: number of validation losses to tell.
+        evals: validation losses to take evenly over the probe and to tell; 0 tells the training
+            loss of each step.
         best: index of the probe that promises most so far, whose state at its end may be kept;
             None if there is none.
     """
@@ -30,8 +28,7 @@ class Probe:
     stage: int
     index: int
     segment: Segment
-    objective: Objective
-    evals: int = 16
+    evals: int = 0
     best: int | None = None
 
     @property

@@ -102,11 +102,21 @@ def choice_record(phase: Applying) -> Record:
         "index": probed.index if probed else None,
         "forecast": _finite(forecast.loss) if forecast else None,
         "forecast_std": _finite(forecast.std) if forecast else None,
-        "searched": bool(phase.results),
+        "reason": _reason(phase, probed),
         "objective": phase.stage.objective,
         "first_step": phase.stage.first_step,
         "steps": phase.stage.steps,
     }
+
+
+def _reason(phase: Applying, probed: Observation | None) -> str:
+    """Return why an LR is applied, in words."""
+    if not phase.results:
+        return "not searched"
+    judged = [r.forecast.loss for r in phase.results if r.forecast is not None]
+    if probed is None or probed.forecast is None:
+        return "between the probed ones" if judged else "those before it diverged"
+    return "lowest forecast" if probed.forecast.loss == min(judged) else "kept"
 
 
 def record_event(record: Record) -> Event | None:

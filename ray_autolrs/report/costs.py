@@ -13,11 +13,13 @@ class Costs:
     """Steps and seconds of a run or of one stage.
 
     Attributes:
-        probe_steps: optimizer steps of probes, diverged ones included.
+        probe_steps: optimizer steps of probes, diverged ones included, less those that an
+            applied stage went on from.
         apply_steps: optimizer steps of the trained model.
         lost_steps: optimizer steps of stages that diverged or were repeated after a restart.
         probe_s: seconds in probes.
         apply_s: seconds in applied stages, evaluations and lost steps included.
+        forward_steps: what probes spent on validation and on BatchNorm's statistics, in steps.
     """
 
     probe_steps: int = 0
@@ -25,11 +27,13 @@ class Costs:
     lost_steps: int = 0
     probe_s: float = 0.0
     apply_s: float = 0.0
+    forward_steps: float = 0.0
 
     @property
     def search_fraction(self) -> float:
-        """Probe and lost steps as a fraction of the applied steps."""
-        return (self.probe_steps + self.lost_steps) / max(1, self.apply_steps)
+        """Probe, forward and lost steps as a fraction of the applied steps."""
+        spent = self.probe_steps + self.forward_steps + self.lost_steps
+        return spent / max(1, self.apply_steps)
 
 
 def count_costs(records: Iterable[Record], stage: int | None = None) -> Costs:
@@ -39,20 +43,29 @@ def count_costs(records: Iterable[Record], stage: int | None = None) -> Costs:
     were lost.
     """
     probe_steps = apply_steps = lost_steps = 0
-    probe_s = apply_s = 0.0
+    probe_s = apply_s = forward_steps = 0.0
     last_applied: dict[int, int] = {}
     for record in records:
         if stage is not None and record.get("stage") != stage:
             continue
         if record["kind"] == "probe":
             probe_steps += record["steps"]
+            forward_steps += record["forward_steps"]
             probe_s += record["wall_s"]
         elif record["kind"] == "apply":
             apply_s += record["wall_s"]
+            probe_steps -= record["reused_steps"]
             if record["diverged"]:
                 lost_steps += record["steps"]
             else:
                 lost_steps += last_applied.get(record["stage"], 0)
                 last_applied[record["stage"]] = record["steps"]
     apply_steps = sum(last_applied.values())
-    return Costs(probe_steps, apply_steps, lost_steps, probe_s, apply_s)
+    return Costs(
+        probe_steps=probe_steps,
+        apply_steps=apply_steps,
+        lost_steps=lost_steps,
+        forward_steps=forward_steps,
+        probe_s=probe_s,
+        apply_s=apply_s,
+    )

@@ -21,17 +21,20 @@ def describe(record: Record) -> str | None:
             head = f"stage {record['stage']} probe {record['index'] + 1}: lr {record['lr']:.4g}"
             if record["diverged"]:
                 return f"{head} diverged after {record['steps']} steps"
+            if record["forecast_std"] is None:
+                return (
+                    f"{head} has {record['objective']} loss {_loss(record['forecast'])} "
+                    f"after {record['steps']} steps"
+                )
             return (
                 f"{head} forecasts {record['objective']} loss "
                 f"{_loss(record['forecast'])} ± {_loss(record['forecast_std'])} "
                 f"from {_loss(record['losses'][-1])} after {record['steps']} steps"
             )
         case "choice":
-            reason = (
-                "the minimum of the posterior mean"
-                if record["forecast"] is None
-                else f"lowest forecast, {record['objective']} loss {_loss(record['forecast'])}"
-            )
+            reason = record["reason"]
+            if record["forecast"] is not None:
+                reason += f", {record['objective']} loss {_loss(record['forecast'])}"
             last = record["first_step"] + record["steps"] - 1
             return (
                 f"stage {record['stage']}: apply lr {record['lr']:.4g} ({reason}) "

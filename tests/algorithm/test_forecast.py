@@ -8,7 +8,7 @@ from scipy import optimize
 from scipy.interpolate import UnivariateSpline
 
 from ray_autolrs.algorithm.forecast import ExponentialForecaster
-from ray_autolrs.config import MIN_SERIES_POINTS
+from ray_autolrs.config_rules import MIN_SERIES_POINTS
 
 TRAINING = ExponentialForecaster(10, 0.03, 0.5)
 VALIDATION = ExponentialForecaster(1, None, 0.5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -22,11 +25,20 @@ from ray_autolrs.algorithm.machine import (
     advance,
     outstanding,
 )
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Finish, Probe, ProbeDone, Ready
+from ray_autolrs.algorithm.messages import (
+    Apply,
+    ApplyDone,
+    Finish,
+    FinishRequested,
+    Probe,
+    ProbeDone,
+    Ready,
+)
 from ray_autolrs.algorithm.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.stage_probes import stage_candidate
 from ray_autolrs.config import AutoLRSConfig
 
-CONFIG = AutoLRSConfig(
+CONFIG = AutoLRSConfig.paper(
     total_steps=710,
     lr_min=1e-3,
     lr_max=1.0,
@@ -37,21 +49,32 @@ CONFIG = AutoLRSConfig(
 )
 
 
-def rules(config=CONFIG, parallel_probes=1, choose=None):
+@dataclass(frozen=True)
+class Scripted:
     """Suggests stage + place/10, plus what it was told, and takes a probe's last loss."""
 
-    def suggest(stage, told, running):
+    config: AutoLRSConfig
+    choice: Callable[..., float] | None = None
+
+    def suggest(self, context, told, running):
+        if len(told) + len(running) >= self.config.probes_per_stage:
+            return None
         seen = sum(result.forecast.loss if result.forecast else 0.0 for result in told)
-        return stage.number + (len(told) + len(running)) / 10 + seen / 1000
+        lr = context.stage.number + (len(told) + len(running)) / 10 + seen / 1000
+        return stage_candidate(self.config, context, lr)
 
-    def lowest(stage, told):
-        finite = [(result.forecast.loss, result.lr) for result in told if result.forecast]
-        return min(finite)[1]
-
-    def judge(stage, losses, initial_loss):
+    def judge(self, context, candidate, losses):
         return Forecast(losses[-1], 0.1)
 
-    return Rules(config, suggest, choose or lowest, judge, parallel_probes)
+    def choose(self, context, told):
+        if self.choice:
+            return self.choice(told)
+        finite = [(result.forecast.loss, result.lr) for result in told if result.forecast]
+        return min(finite)[1] if finite else None
+
+
+def rules(config=CONFIG, parallel_probes=1, choose=None):
+    return Rules(config, Scripted(config, choose), parallel_probes)
 
 
 def probe_done(command, loss=1.0, *, diverged=False, first_loss=7.0):
@@ -112,7 +135,7 @@ def test_whole_run():
     probes = [command for command in commands if isinstance(command, Probe)]
     chosen = [probe.segment.multiplier for probe in probes if probe.index == 2]
     assert [segment.multiplier for segment in state.segments[1:]] == chosen
-    assert [probe.objective for probe in probes[::4]] == ["training"] * 2 + ["validation"] * 2
+    assert [probe.evals for probe in probes[::4]] == [0, 0, 16, 16]
     assert {probe.steps for probe in probes} == {10, 20}
 
 
@@ -128,9 +151,9 @@ def test_warm_up_is_linear_and_not_searched():
 
 
 def test_without_warm_up_the_first_probe_tells_the_initial_loss():
-    config = AutoLRSConfig(total_steps=1000, lr_min=1e-3, lr_max=1.0)
+    config = AutoLRSConfig.paper(total_steps=1000, lr_min=1e-3, lr_max=1.0)
     state, commands = advance(rules(config), RunState(), Ready(0))
-    assert commands == (Probe(1, 0, Segment(0, 99, 1.0), "training"),)
+    assert commands == (Probe(1, 0, Segment(0, 99, 1.0)),)
     state, _ = advance(rules(config), state, probe_done(commands[0], first_loss=6.5))
     assert state.initial_loss == 6.5
 
@@ -183,7 +206,7 @@ def test_diverged_stage_is_applied_again_with_the_next_best_lr():
 
 
 def test_diverged_lr_between_the_probed_ones_is_not_chosen_again():
-    def choose(stage, told):
+    def choose(told):
         diverged = {result.lr for result in told if result.forecast is None}
         return next(lr for lr in (0.5, 0.4, 0.3) if lr not in diverged)
 
@@ -306,3 +329,51 @@ def test_probe_that_was_not_asked_changes_nothing():
     assert indices(commands) == [0]
     late = ProbeDone(1, 3, (7.0, 1.0), False, 2, 0.5, 7.0)
     assert advance(rules(), state, late) == (state, ())
+
+
+def test_applied_segment_names_the_probe_that_it_begins_with():
+    _, commands = run(rules(), lowest_at(2))
+    assert [command.best for command in commands if isinstance(command, Apply)] == [
+        None,
+        2,
+        2,
+        2,
+        2,
+    ]
+
+
+def test_probes_name_the_best_so_far():
+    _, commands = run(rules(), lowest_at(1))
+    best = [command.best for command in commands if isinstance(command, Probe)]
+    assert best == [None, 0, 1, 1] * 4
+
+
+def test_run_without_an_end_goes_on_until_it_is_asked_to_finish():
+    config = dataclasses.replace(CONFIG, total_steps=None, shape="wsd", decay_fraction=0.25)
+    machine, answer = rules(config), lowest_at(2)
+    state, _ = advance(machine, RunState(), Ready(0))
+    while len(state.past) < 6:
+        state, _ = advance(machine, state, answer(outstanding(state)[0]))
+    ending, commands = advance(machine, state, FinishRequested())
+    assert commands == ()
+    assert advance(machine, ending, FinishRequested()) == (ending, ())
+    end, given = run(machine, answer, ending, answer(outstanding(ending)[0]))
+    # The stage that was under way ends; then the LR falls for a quarter of the whole.
+    last = end.segments[-1]
+    assert (last.first_step, last.last_step) == (1110, 1479)
+    assert last.multiplier == end.segments[-2].multiplier
+    assert [last.lr_at(step) / last.multiplier for step in (1110, 1295, 1479)] == [
+        1.0,
+        0.5,
+        pytest.approx(1 / 370),
+    ]
+    assert isinstance(given[-1], Finish)
+
+
+def test_run_of_constant_shape_without_an_end_finishes_at_the_stage_s_end():
+    machine, answer = rules(dataclasses.replace(CONFIG, total_steps=None)), lowest_at(2)
+    state, _ = advance(machine, RunState(), Ready(0))
+    state, _ = advance(machine, state, FinishRequested())
+    end, _ = run(machine, answer, state, answer(outstanding(state)[0]))
+    assert isinstance(end.phase, Finished)
+    assert [segment.last_step for segment in end.segments] == [9, 109]

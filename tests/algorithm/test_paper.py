@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from ray_autolrs.algorithm.forecast import ExponentialForecaster
-from ray_autolrs.algorithm.machine import Observation
-from ray_autolrs.algorithm.paper import judge_probe, paper_rules
+from ray_autolrs.algorithm.paper import GaussianProcessStrategy
+from ray_autolrs.algorithm.stage_probes import judge_stage_probe
 from ray_autolrs.algorithm.stages import Stage
+from ray_autolrs.algorithm.strategy import Observation, StageContext
 from ray_autolrs.config import AutoLRSConfig
 
-CONFIG = AutoLRSConfig(total_steps=1000, lr_min=1e-3, lr_max=1.0)
+CONFIG = AutoLRSConfig.paper(total_steps=1000, lr_min=1e-3, lr_max=1.0)
 TRAINING = Stage(1, 0, 1000, 100, "training")
 VALIDATION = Stage(5, 15_000, 8000, 800, "validation")
+
+
+def judge_probe(config, stage, losses, initial_loss):
+    return judge_stage_probe(config, StageContext(stage, (), initial_loss), losses)
 
 
 def falling(points):
@@ -40,23 +45,42 @@ def test_training_series_that_reaches_the_initial_loss_is_forecast():
     assert judge_probe(CONFIG, TRAINING, falling(100), 1.0).loss != falling(100)[-1]
 
 
+FIRST, LATER = StageContext(TRAINING), StageContext(VALIDATION)
+STRATEGY = GaussianProcessStrategy(CONFIG)
+
+
+def suggested(context, told=(), running=()):
+    candidate = STRATEGY.suggest(context, told, running)
+    assert candidate is not None
+    return candidate
+
+
 def test_suggestions_are_pure_and_differ_between_stages():
-    rules = paper_rules(CONFIG)
     told: list[Observation] = []
     for index in range(4):
-        lr = rules.suggest(TRAINING, told, [])
-        assert rules.suggest(TRAINING, told, []) == lr
-        forecast = None if index == 1 else rules.judge(TRAINING, falling(100), math.nan)
-        told.append(Observation(index, lr, forecast))
+        candidate = suggested(FIRST, told)
+        assert suggested(FIRST, told) == candidate
+        forecast = None if index == 1 else STRATEGY.judge(FIRST, candidate, falling(100))
+        told.append(Observation(index, candidate.lr, forecast))
     assert len({result.lr for result in told}) == 4
-    assert rules.suggest(VALIDATION, [], []) != rules.suggest(TRAINING, [], [])
-    assert rules.choose(TRAINING, told) in {told[0].lr, told[2].lr, told[3].lr}
+    assert suggested(LATER).lr != suggested(FIRST).lr
+    assert STRATEGY.choose(FIRST, told) in {told[0].lr, told[2].lr, told[3].lr}
+
+
+def test_probes_of_growing_stages_are_judged_by_training_loss_and_others_by_validation():
+    assert (suggested(FIRST).steps, suggested(FIRST).evals) == (100, 0)
+    assert (suggested(LATER).steps, suggested(LATER).evals) == (800, 16)
+
+
+def test_search_ends_after_ten_probes_and_fails_if_all_diverge():
+    told = [Observation(index, 0.1 + index, None) for index in range(10)]
+    assert STRATEGY.suggest(FIRST, told, ()) is None
+    assert STRATEGY.choose(FIRST, told) is None
 
 
 def test_running_lrs_are_not_suggested_again():
-    rules = paper_rules(CONFIG)
-    running = [rules.suggest(TRAINING, [], [])]
+    running = [suggested(FIRST).lr]
     while len(running) < 10:
-        running.append(rules.suggest(TRAINING, [], running))
+        running.append(suggested(FIRST, (), running).lr)
     places = sorted((math.log10(lr) + 3) / 3 for lr in running)
     assert max(np.diff([0.0, *places, 1.0])) < 0.2

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from ray_autolrs.algorithm.machine import Applying, RunState, advance, outstanding
 from ray_autolrs.algorithm.messages import ApplyDone, Finish, Probe, ProbeDone, Ready
-from ray_autolrs.algorithm.paper import paper_rules
+from ray_autolrs.algorithm.paper import GaussianProcessStrategy
 from ray_autolrs.algorithm.records import choice_record, event_record, record_event, replay
+from ray_autolrs.algorithm.rules import rules_of
 from ray_autolrs.config import AutoLRSConfig
 
-CONFIG = AutoLRSConfig(
+CONFIG = AutoLRSConfig.paper(
     total_steps=300, lr_min=1e-3, lr_max=1.0, first_stage_steps=100, probes_per_stage=3
 )
 
@@ -33,7 +35,7 @@ def answer(command):
 @pytest.fixture(scope="module")
 def logged():
     """A whole run's states and records, one of each for an event."""
-    rules = paper_rules(CONFIG)
+    rules = rules_of(CONFIG)
     states, records = [RunState()], []
     event = Ready(0)
     while True:
@@ -50,19 +52,19 @@ def logged():
 def test_replay_leads_to_the_state_after_any_record(logged):
     states, records = logged
     for count in range(len(records) + 1):
-        assert repr(replay(paper_rules(CONFIG), records[:count])) == repr(states[count])
+        assert repr(replay(rules_of(CONFIG), records[:count])) == repr(states[count])
 
 
 def test_replay_asks_the_search_only_for_what_is_not_logged(logged):
     _states, records = logged
     asked = []
 
-    def suggest(stage, told, running):
-        asked.append((stage.number, len(told)))
-        return 0.5
+    class Noting(GaussianProcessStrategy):
+        def suggest(self, context, told, running):
+            asked.append((context.stage.number, len(told)))
+            return super().suggest(context, told, running)
 
-    rules = paper_rules(CONFIG)
-    replay(type(rules)(CONFIG, suggest, rules.choose, rules.judge), records[:3])
+    replay(replace(rules_of(CONFIG), strategy=Noting(CONFIG)), records[:3])
     assert asked == [(1, 2)]
 
 

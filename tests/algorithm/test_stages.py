@@ -9,7 +9,7 @@ from ray_autolrs.algorithm.stages import plan_stages, validation_interval
 
 
 def config(**values):
-    return AutoLRSConfig(**({"lr_min": 1e-3, "lr_max": 1.0} | values))
+    return AutoLRSConfig.paper(**({"lr_min": 1e-3, "lr_max": 1.0} | values))
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_stages_cover_the_run_without_gap(total_steps):
 
 @pytest.mark.parametrize(("probe_steps", "interval"), [(100, 6), (16, 1), (8, 1), (800, 50)])
 def test_validation_interval(probe_steps, interval):
-    assert validation_interval(config(total_steps=1000), probe_steps) == interval
+    assert validation_interval(16, probe_steps) == interval

@@ -99,7 +99,5 @@ def test_lost_connection_does_not_end_the_display():
 
 
 def test_commands_are_described():
-    assert describe_command(Probe(2, 3, Segment(0, 9, 0.5), "training")) == (
-        "stage 2 probe 4 lr 0.5"
-    )
+    assert describe_command(Probe(2, 3, Segment(0, 9, 0.5))) == ("stage 2 probe 4 lr 0.5")
     assert describe_command(Apply(0, Segment(0, 9, 0.5))) == "warm-up to lr 0.5"

@@ -181,7 +181,7 @@ def test_search_that_fails_tells_the_lane(tmp_path):
 
 def test_lease_is_given_to_one_lane_only():
     leases = Leases()
-    waiting = [Probe(1, index, None, "training") for index in range(2)]  # type: ignore[arg-type]
+    waiting = [Probe(1, index, None) for index in range(2)]  # type: ignore[arg-type]
     assert leases.take("a", waiting) == waiting[0]
     assert leases.take("b", waiting) == waiting[1]
     assert leases.take("c", waiting) is None

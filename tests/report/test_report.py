@@ -21,19 +21,21 @@ def probe(stage, index, *, lr=0.1, diverged=False, steps=10):
         "forecast_std": None if diverged else 0.01,
         "diverged": diverged,
         "steps": steps,
+        "forward_steps": 0.5,
         "wall_s": 1.0,
         "first_loss": 2.0,
         "losses": [2.0, None] if diverged else [2.0, 1.25],
     }
 
 
-def apply(stage, *, steps=100, diverged=False, lr=0.1):
+def apply(stage, *, steps=100, diverged=False, lr=0.1, reused_steps=0):
     return {
         "kind": "apply",
         "stage": stage,
         "segment": {"first_step": 100, "last_step": 99 + steps, "multiplier": lr},
         "diverged": diverged,
         "steps": steps,
+        "reused_steps": reused_steps,
         "wall_s": 4.0,
         "evaluations": []
         if diverged
@@ -50,6 +52,7 @@ def choice(stage, objective="training", lr=0.1):
         "index": 0,
         "forecast": 0.5,
         "forecast_std": 0.01,
+        "reason": "lowest forecast",
         "objective": objective,
         "first_step": 100,
         "steps": 100,
@@ -78,10 +81,10 @@ LOG = [
     ("stage", "costs"),
     [
         # Lost: 30 steps that diverged, and 100 that a restart repeated.
-        (None, Costs(23, 220, 130, 3.0, 20.0)),
+        (None, Costs(23, 220, 130, 3.0, 20.0, 1.5)),
         (0, Costs(0, 20, 0, 0.0, 4.0)),
-        (1, Costs(13, 100, 30, 2.0, 8.0)),
-        (2, Costs(10, 100, 100, 1.0, 8.0)),
+        (1, Costs(13, 100, 30, 2.0, 8.0, 1.0)),
+        (2, Costs(10, 100, 100, 1.0, 8.0, 0.5)),
         (3, Costs()),
     ],
 )
@@ -89,9 +92,13 @@ def test_costs(stage, costs):
     assert count_costs(LOG, stage) == costs
 
 
-def test_search_fraction_counts_probes_and_lost_steps():
-    assert count_costs(LOG).search_fraction == pytest.approx((23 + 130) / 220)
+def test_search_fraction_counts_probes_forward_passes_and_lost_steps():
+    assert count_costs(LOG).search_fraction == pytest.approx((23 + 1.5 + 130) / 220)
     assert Costs().search_fraction == 0.0
+
+
+def test_steps_that_a_stage_went_on_from_are_not_the_search_s():
+    assert count_costs([probe(1, 0), apply(1, reused_steps=10)]).probe_steps == 0
 
 
 def test_stage_table():
@@ -135,8 +142,12 @@ def test_history_of_nothing_has_its_columns():
             "stage 1: apply lr 0.1 (lowest forecast, training loss 0.5) to steps 100-199",
         ),
         (
-            choice(1) | {"forecast": None},
-            "stage 1: apply lr 0.1 (the minimum of the posterior mean) to steps 100-199",
+            choice(1) | {"forecast": None, "reason": "not searched"},
+            "stage 1: apply lr 0.1 (not searched) to steps 100-199",
+        ),
+        (
+            LOG[2] | {"forecast_std": None},
+            "stage 1 probe 1: lr 0.1 has training loss 0.5 after 10 steps",
         ),
         (LOG[5], "stage 1: diverged after 30 steps, back to its start"),
         (LOG[1], "warm-up: applied, training loss 1; validation loss 0.75, top1 0.5"),

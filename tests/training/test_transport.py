@@ -36,7 +36,7 @@ def test_snapshot_in_another_process_continues_with_the_same_bits():
     """Read-only arrays, as the object store gives them: nothing may be written to them."""
     worker = Worker(ToyTask(full_net), small_config(), Solo(), CPU)
     worker.take_snapshot(0)
-    probe = Probe(1, 0, Segment(0, 9, 0.1), "training")
+    probe = Probe(1, 0, Segment(0, 9, 0.1))
     worker.run_probe(probe, silent)
     worker.take_snapshot(10)
     packed = pack(worker.snapshot.state_dict())
@@ -48,7 +48,7 @@ def test_snapshot_in_another_process_continues_with_the_same_bits():
     other = Worker(ToyTask(full_net), small_config(), Solo(), CPU)
     other.snapshot.load_state_dict(unpack(shared, CPU))
     before = [array.copy() for array in arrays]
-    following = Probe(2, 0, Segment(10, 29, 0.3), "training")
+    following = Probe(2, 0, Segment(10, 29, 0.3))
     expected = worker.run_probe(following, silent).losses
     assert other.run_probe(following, silent).losses == expected
     assert other.run_probe(following, silent).losses == expected

@@ -82,14 +82,14 @@ def explore(task: ToyTask, group: Group) -> Found:
     worker = Worker(task, config, group, CPU)
     worker.take_snapshot(0)
     worker.check_first_loss()
-    probe = worker.run_probe(Probe(1, 0, Segment(0, 11, 0.2), "training"), silent)
-    again = worker.run_probe(Probe(1, 1, Segment(0, 11, 0.2), "training"), silent)
-    validation = worker.run_probe(Probe(1, 2, Segment(0, 31, 0.2), "validation"), silent)
+    probe = worker.run_probe(Probe(1, 0, Segment(0, 11, 0.2)), silent)
+    again = worker.run_probe(Probe(1, 1, Segment(0, 11, 0.2)), silent)
+    validation = worker.run_probe(Probe(1, 2, Segment(0, 31, 0.2), evals=16), silent)
     if group.rank == 0:  # Alone means that the others need not take part.
-        worker.run_probe(Probe(1, 3, Segment(0, 5, 0.4), "training"), silent, alone=True)
-    alone = worker.run_probe(Probe(1, 0, Segment(0, 11, 0.2), "training"), silent, alone=True)
+        worker.run_probe(Probe(1, 3, Segment(0, 5, 0.4)), silent, alone=True)
+    alone = worker.run_probe(Probe(1, 0, Segment(0, 11, 0.2)), silent, alone=True)
     alone_validation = worker.run_probe(
-        Probe(1, 2, Segment(0, 31, 0.2), "validation"), silent, alone=True
+        Probe(1, 2, Segment(0, 31, 0.2), evals=16), silent, alone=True
     )
     apply = worker.run_apply(Apply(1, Segment(0, 39, 0.2)), silent)
     # Evaluations share buffers, as snapshots do: let them drift apart again first.
@@ -281,7 +281,7 @@ def repeat_a_probe(group: Group) -> dict[str, Any]:
     task = SingleTask(wide_net, global_batch_size=15)
     worker = Worker(task, small_config(), group, CPU)
     worker.take_snapshot(0)
-    probe = Probe(1, 0, Segment(0, 11, 0.2), "training")
+    probe = Probe(1, 0, Segment(0, 11, 0.2))
     return {"losses": [worker.run_probe(probe, silent).losses for _ in range(2)]}
 
 

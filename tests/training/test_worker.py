@@ -20,7 +20,10 @@ def silent(done: int, loss: float) -> None:
 
 
 def probe(worker: Worker, segment: Segment, objective: Any = "training", index: int = 0) -> Any:
-    return worker.run_probe(Probe(1, index, segment, objective), silent)
+    return worker.run_probe(
+        Probe(1, index, segment, evals=min(16, segment.steps) if objective == "validation" else 0),
+        silent,
+    )
 
 
 def apply(worker: Worker, segment: Segment, stage: int = 1) -> Any:
@@ -143,9 +146,7 @@ def test_divergence_ends_a_probe_at_the_next_look(every: int, steps: int):
     worker = make_worker(CubicTask(optimizer=explode), divergence_check_steps=every)
     before = state_of(worker.replica)
     looks: list[int] = []
-    done = worker.run_probe(
-        Probe(1, 3, Segment(0, 39, 1e3), "training"), lambda done, _: looks.append(done)
-    )
+    done = worker.run_probe(Probe(1, 3, Segment(0, 39, 1e3)), lambda done, _: looks.append(done))
     assert done.diverged
     assert done.steps == len(done.losses) == steps
     assert not all(map(math.isfinite, done.losses))
@@ -168,9 +169,7 @@ def test_a_validation_probe_diverges_too():
 def test_progress_is_told_at_each_look():
     worker = make_worker(ToyTask(), divergence_check_steps=8)
     told: list[tuple[int, float]] = []
-    done = worker.run_probe(
-        Probe(1, 0, Segment(0, 19, 0.1), "training"), lambda *look: told.append(look)
-    )
+    done = worker.run_probe(Probe(1, 0, Segment(0, 19, 0.1)), lambda *look: told.append(look))
     assert told == [(step, done.losses[step - 1]) for step in (8, 16, 20)]
 
 

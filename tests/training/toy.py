@@ -106,7 +106,7 @@ def small_config(**overrides: Any) -> AutoLRSConfig:
         "first_stage_steps": 80,
         "max_stage_steps": 160,
     }
-    return AutoLRSConfig(**(values | overrides))
+    return AutoLRSConfig.paper(**(values | overrides))
 
 
 def make_worker(task: TrainingTask, group: Group | None = None, **config: Any) -> Worker:
