@@ -13,7 +13,7 @@ import ray_autolrs
 
 PACKAGE = Path(ray_autolrs.__file__).parent
 LAYERS = [
-    {"config"},
+    {"config", "config_rules"},
     {"algorithm"},
     {"task"},
     {"training"},
@@ -33,7 +33,7 @@ NEED_TORCH = {"ray_autolrs.algorithm.search", "ray_autolrs.algorithm.paper"}
 """Modules of the torch-free parts that may import it all the same: the search, because BoTorch
 stands on torch, and what puts the search and the forecast together."""
 
-TORCH_FREE = {"config", "algorithm", "schedule", "report"}
+TORCH_FREE = {"config", "config_rules", "algorithm", "schedule", "report"}
 
 
 def part(module):

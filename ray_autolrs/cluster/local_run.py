@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.progress import ProgressDisplay
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
@@ -63,7 +65,9 @@ class LocalConductor:
         """Do nothing: there are no probe actors."""
 
 
-def run_locally(task: TrainingTask, config: AutoLRSConfig, folder: RunFolder) -> str:
+def run_locally(
+    task: TrainingTask, config: AutoLRSConfig, folder: RunFolder, finish_requested: threading.Event
+) -> str:
     """Train in this process, and return the last checkpoint's path.
 
     Raises:
@@ -85,6 +89,7 @@ def run_locally(task: TrainingTask, config: AutoLRSConfig, folder: RunFolder) ->
     checkpoints = FolderCheckpoints(Path(folder.path))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logger.info("training in this process on %s", device)
-    with ProgressDisplay(actor.poll, config.total_steps):
+    relay = FinishRelay(finish_requested, actor.finish)
+    with relay, ProgressDisplay(actor.poll, config.total_steps):
         worker_loop(task, config, Solo(), device, LocalConductor(actor), checkpoints)
     return str(checkpoints.all()[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from ray_autolrs.algorithm.machine import SearchFailedError
 from ray_autolrs.algorithm.messages import Command, Event, ProbeDone
 from ray_autolrs.algorithm.records import Record
 from ray_autolrs.cluster.checks import check_workers, cluster_resources, resource_limits
+from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lane_choice import LaneChoice, choose_lanes
 from ray_autolrs.cluster.leases import Assignment
 from ray_autolrs.cluster.probe_actor import ProbePool, SnapshotShelf
@@ -64,6 +66,10 @@ class RemoteConductor:
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress, without waiting for the answer."""
         self._actor.heartbeat.remote(steps_done, loss)
+
+    def finish(self) -> None:
+        """Tell that a run without a known end is to end."""
+        _answer(self._actor.finish.remote())
 
     def poll(self, first_record: int) -> tuple[list[Record], Status]:
         """Ask for what is new in the log, and what is going on."""
@@ -111,6 +117,7 @@ def run_on_ray(
     folder: RunFolder,
     scaling_config: ScalingConfig,
     run_config: RunConfig,
+    finish_requested: threading.Event,
 ) -> str:
     """Train on the Ray cluster that this process is connected to; return the checkpoint's path.
 
@@ -147,7 +154,8 @@ def run_on_ray(
         run_config=run_config,
     )
     try:
-        with pool, ProgressDisplay(conductor.poll, config.total_steps):
+        relay = FinishRelay(finish_requested, conductor.finish)
+        with pool, relay, ProgressDisplay(conductor.poll, config.total_steps):
             result = trainer.fit()
     except WorkerGroupError as error:
         cause = _user_error(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from ray.train import Checkpoint, RunConfig, ScalingConfig
 
 from ray_autolrs.algorithm.records import Record
 from ray_autolrs.cluster.checks import check_cluster, check_picklable, check_workers
+from ray_autolrs.cluster.finishing import finish_on_signal
+from ray_autolrs.cluster.interval import range_test_steps, with_interval
 from ray_autolrs.cluster.local_run import run_locally
 from ray_autolrs.cluster.ray_run import run_on_ray
 from ray_autolrs.cluster.run_folder import (
@@ -109,6 +112,7 @@ class AutoLRSTrainer:
         self.config = config
         self.scaling_config = scaling_config or ScalingConfig()
         self.run_config = _with_absolute_path(run_config or RunConfig())
+        self._finish_requested = threading.Event()
         self._num_workers = check_workers(self.scaling_config)
         task.check_settings()
         task.resolved_micro_batch_size(max(1, self._num_workers))
@@ -129,29 +133,52 @@ class AutoLRSTrainer:
             str(self.run_config.name),
             self.run_config.storage_filesystem,
         )
-        self._check_same_config(folder)
         if _finished(_read_events(folder)) is not None:
+            self._check_same_config(folder)
             logger.info("the run in %s had finished; returning its result", folder.path)
             return self._result(folder)
-        if self._num_workers == 0:
-            checkpoint_path = run_locally(self.task, self.config, folder)
-        else:
+        if self._num_workers > 0:
             if not ray.is_initialized():
                 ray.init()
             check_cluster(self.scaling_config)
-            checkpoint_path = run_on_ray(
-                self.task, self.config, folder, self.scaling_config, self.run_config
-            )
+        self.config = with_interval(self.config, self.task, folder, self.scaling_config)
+        self._check_same_config(folder)
+        with finish_on_signal(self._finish_requested):
+            checkpoint_path = self._train(folder)
         self._record_finish(folder, checkpoint_path)
         return self._result(folder)
+
+    def finish(self) -> None:
+        """End a run without a known end (``total_steps=None``), from any thread.
+
+        The stage that is being trained ends; a shape that falls then does so, and ``fit``
+        returns. The signal SIGUSR1 to this process does the same.
+        """
+        self._finish_requested.set()
+
+    def _train(self, folder: RunFolder) -> str:
+        """Train in this process or on Ray; return the last checkpoint's path."""
+        if self._num_workers == 0:
+            return run_locally(self.task, self.config, folder, self._finish_requested)
+        return run_on_ray(
+            self.task,
+            self.config,
+            folder,
+            self.scaling_config,
+            self.run_config,
+            self._finish_requested,
+        )
 
     def _check_same_config(self, folder: RunFolder) -> None:
         """Write the settings into the folder of a run that has not begun, or compare them.
 
         A run has begun when its workers were ready: one that was refused may be mended.
         """
-        wanted = self.config.to_dict()
         found = folder.read_json(CONFIG_FILE)
+        if self.config.lr_min is None and found is not None:  # a finished run's range test
+            interval = {"lr_min": found["lr_min"], "lr_max": found["lr_max"]}
+            self.config = dataclasses.replace(self.config, **interval)
+        wanted = self.config.to_dict()
         has_begun = any(event["kind"] == "ready" for event in _read_events(folder))
         if found is None or not has_begun:
             folder.write_json(CONFIG_FILE, wanted)
@@ -174,6 +201,7 @@ class AutoLRSTrainer:
             "checkpoint": Path(checkpoint_path).name,
             "apply_steps": costs.apply_steps,
             "probe_steps": costs.probe_steps,
+            "range_test_steps": range_test_steps(folder),
             "num_workers": self._num_workers,
             "time": time.time(),
         }

@@ -38,11 +38,13 @@ class WeightAverage(Protocol):
         optimizer: what takes the steps: the task's own, or a wrapper around it.
         tensors: what a snapshot must hold, beside the optimizer's state.
         updates: number of points that the average holds; a snapshot holds it, too.
+        lr_factors: for each parameter group, what the schedule's LR is multiplied with.
     """
 
     optimizer: Optimizer
     tensors: list[Tensor]
     updates: int
+    lr_factors: list[float]
 
     @abstractmethod
     def update(self) -> None:
@@ -61,6 +63,7 @@ class NoAverage:
         self.optimizer = optimizer
         self.tensors: list[Tensor] = []
         self.updates = 0
+        self.lr_factors = [1.0] * len(optimizer.param_groups)
 
     def update(self) -> None:
         return
@@ -84,6 +87,7 @@ class RunningAverage:
         self._parameters = _parameters(optimizer)
         self.tensors = [parameter.detach().clone() for parameter in self._parameters]
         self.updates = 0
+        self.lr_factors = [1.0] * len(optimizer.param_groups)
         self._ema_decay = ema_decay
         self._gamma = 1 / tail - 1
 
@@ -106,7 +110,9 @@ class ScheduleFree:
     """Schedule-Free averaging around any optimizer.
 
     Momentum of the optimizer's own is turned off, as the package recommends: interpolating
-    towards the average takes its place.
+    towards the average takes its place. SGD with momentum μ moves the weights 1/(1 - μ) times as
+    far as without, so its LRs are multiplied with that: a search interval means the same with
+    and without averaging. Adam's averages are normalised and need no factor.
 
     Args:
         optimizer: the task's.
@@ -114,7 +120,7 @@ class ScheduleFree:
     """
 
     def __init__(self, optimizer: Optimizer, *, momentum: float) -> None:
-        _turn_momentum_off(optimizer)
+        self.lr_factors = [_turn_momentum_off(group) for group in optimizer.param_groups]
         self._wrapper = _Wrapper(optimizer, momentum=momentum)
         self._parameters = _parameters(optimizer)
         # The wrapper would make them in its first step, when a snapshot has been taken already.
@@ -173,14 +179,15 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _turn_momentum_off(optimizer: Optimizer) -> None:
-    for group in optimizer.param_groups:
-        if "momentum" in group:
-            group["momentum"] = 0.0
-        if "nesterov" in group:
-            group["nesterov"] = False
-        if "betas" in group:
-            group["betas"] = (0.0, *group["betas"][1:])
+def _turn_momentum_off(group: dict[str, Any]) -> float:
+    """Take a parameter group's momentum away, and return the factor that its LR lacks then."""
+    momentum, dampening = group.get("momentum", 0.0), group.get("dampening", 0.0)
+    for name, off in (("momentum", 0.0), ("dampening", 0.0), ("nesterov", False)):
+        if name in group:
+            group[name] = off
+    if "betas" in group:
+        group["betas"] = (0.0, *group["betas"][1:])
+    return float((1 - dampening) / (1 - momentum))
 
 
 @contextlib.contextmanager

@@ -107,7 +107,11 @@ class Replica:
     def set_lr(self, lr: float) -> None:
         """Give the first parameter group ``lr``, and the others their ratio of it."""
         lrs = group_lrs(lr, self.initial_lrs)
-        for param_group, group_lr in zip(self.optimizer.param_groups, lrs, strict=True):
+        factors = self.average.lr_factors
+        for param_group, group_lr, factor in zip(
+            self.optimizer.param_groups, lrs, factors, strict=True
+        ):
+            group_lr *= factor
             if isinstance(param_group["lr"], Tensor):
                 param_group["lr"].fill_(group_lr)
             else:

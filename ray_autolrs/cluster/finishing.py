@@ -1,0 +1,71 @@
+"""How a user ends a run without a known end: ``AutoLRSTrainer.finish()`` or a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+
+logger = logging.getLogger(__name__)
+
+FINISH_SIGNAL = signal.SIGUSR1
+"""Sent to the driver's process, it does what ``finish()`` does."""
+
+POLL_INTERVAL_S = 0.5
+
+
+class FinishRelay:
+    """Passes a request to finish on to the search actor, while a run goes on.
+
+    A thread of its own does it: a signal handler must not wait for another process.
+
+    Args:
+        requested: set by the user, before the run or during it.
+        finish: tells the search actor.
+    """
+
+    def __init__(self, requested: threading.Event, finish: Callable[[], None]) -> None:
+        self._requested = requested
+        self._finish = finish
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._relay, name="autolrs-finish", daemon=True)
+
+    def __enter__(self) -> FinishRelay:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _relay(self) -> None:
+        while not self._requested.wait(POLL_INTERVAL_S):
+            if self._stop.is_set():
+                return
+        logger.info("asked to finish: the run ends after the stage that is being trained")
+        self._finish()
+
+
+@contextlib.contextmanager
+def finish_on_signal(requested: threading.Event) -> Iterator[None]:
+    """Set ``requested`` when ``FINISH_SIGNAL`` comes; only a process's main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        requested.set()
+
+    before = signal.signal(FINISH_SIGNAL, handle)
+    try:
+        yield
+    finally:
+        signal.signal(FINISH_SIGNAL, before)

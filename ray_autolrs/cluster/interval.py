@@ -1,0 +1,84 @@
+"""The LR range test of a run that was given no search interval, once for the run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import ray
+import torch
+from ray.train import ScalingConfig
+
+from ray_autolrs.baselines.range_test import RangeTestResult, lr_range_test
+from ray_autolrs.cluster.run_folder import RunFolder
+from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.task import TrainingTask
+
+logger = logging.getLogger(__name__)
+
+RANGE_TEST_FILE = "range_test.json"
+"""In the run's folder: the interval and the curve it was read from."""
+
+
+def with_interval(
+    config: AutoLRSConfig, task: TrainingTask, folder: RunFolder, scaling_config: ScalingConfig
+) -> AutoLRSConfig:
+    """Return the settings with the interval that a range test finds, if they have none.
+
+    A run that is continued takes the interval that it was started with.
+
+    Args:
+        config: the settings.
+        task: what is trained.
+        folder: the run's.
+        scaling_config: where the test runs: in this process with 0 workers, otherwise in a Ray
+            task that holds what one worker will hold.
+
+    Raises:
+        ValueError: the loss of the task never falls, or is not finite; see ``lr_range_test``.
+    """
+    if config.lr_min is not None:
+        return config
+    found = folder.read_json(RANGE_TEST_FILE)
+    if found is None:
+        result = _run(task, config.seed, scaling_config)
+        found = dataclasses.asdict(result)
+        folder.write_json(RANGE_TEST_FILE, found)
+        logger.info(
+            "LR range test: search between %.3g and %.3g, after %d steps",
+            result.lr_min,
+            result.lr_max,
+            len(result.losses),
+        )
+    return dataclasses.replace(config, lr_min=found["lr_min"], lr_max=found["lr_max"])
+
+
+def range_test_steps(folder: RunFolder) -> int:
+    """Return the optimizer steps that the run's range test took; 0 if there was none."""
+    found = folder.read_json(RANGE_TEST_FILE)
+    return 0 if found is None else len(found["losses"])
+
+
+def _run(task: TrainingTask, seed: int, scaling_config: ScalingConfig) -> RangeTestResult:
+    workers = scaling_config.num_workers
+    assert isinstance(workers, int)
+
+    def test() -> RangeTestResult:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return lr_range_test(task, seed=seed, device=device, num_workers=max(1, workers))
+
+    if workers == 0:
+        return test()
+    total: dict[str, Any] = dict(scaling_config.total_resources)
+    each = {name: amount / workers for name, amount in total.items()}
+    remote = ray.remote(
+        num_cpus=each.pop("CPU", 0), num_gpus=each.pop("GPU", 0), resources=each, max_calls=1
+    )(test)
+    try:
+        result: RangeTestResult = ray.get(remote.remote())
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise error.cause from error
+        raise
+    return result
