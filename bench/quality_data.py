@@ -64,7 +64,7 @@ class Rows(Dataset[Any]):
         return len(self.tensors[0])
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(tensor[index] for tensor in self.tensors)
+        return tuple(part[0] for part in self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         rows = torch.tensor(indices)
@@ -190,9 +190,6 @@ class MaskedWindows(Rows):
         super().__init__(windows)
         self._masked = masked
         self._mask_id = mask_id
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(part[0] for part in self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         ids = self.tensors[0][torch.tensor(indices)].long()

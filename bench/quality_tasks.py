@@ -168,7 +168,7 @@ class MaskedLM(QualityTask):
 class Translation(QualityTask):
     """English to German, an encoder and a decoder; Adam with the Transformer's settings."""
 
-    global_batch_size = 16
+    global_batch_size = 8
     max_length, vocabulary = 24, 1000
 
     def build_model(self) -> nn.Module:

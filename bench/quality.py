@@ -1,0 +1,82 @@
+"""How good the schedules are that AutoLRS finds: eight real tasks, each method tuned by LR.
+
+    python bench/quality.py --method autolrs cosine --seed 0 1 2 --tune-on-seed 0 --processes 2
+    python bench/quality.py --table
+
+Each run that ends is a line of results/quality.jsonl and is not made again; --redo makes it
+again, after a change of the method, and the table takes the newest. With --tune-on-seed N the
+grid is run on that seed alone, and the best learning rate by validation loss on the others.
+The translation needs a folder of text: see TRANSLATION_FOLDER in quality_data.py, or --data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+# Started as a script, Python looks in bench/ alone, and its parts are named from the root.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.quality_data import TRANSLATION_FOLDER
+from bench.quality_runs import (
+    RESULTS,
+    make_runs,
+    plan,
+    plan_tuned,
+    read_records,
+    seconds_by_task,
+)
+from bench.quality_table import page
+from bench.quality_tasks import TASKS
+from ray_autolrs.cluster.comparison import METHODS
+from ray_autolrs.report.comparison import markdown
+
+PAGE = Path(__file__).parent / "quality.md"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2300)
+    parser.add_argument("--lr", nargs="+", type=float, help="in place of each task's own grid")
+    parser.add_argument("--tune-on-seed", type=int, help="run the grid on this seed alone")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time; 0: in this one")
+    parser.add_argument("--data", type=Path, help=f"sets {TRANSLATION_FOLDER}")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--redo", action="store_true", help="make runs again that the file has")
+    parser.add_argument("--table", action="store_true", help="write the page, make no runs")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    arguments = parser.parse_args(argv)
+    if arguments.table:
+        records = read_records(arguments.results)
+        arguments.page.write_text(page(records, arguments.steps), encoding="utf-8")
+        print(markdown(seconds_by_task(records)))
+        return
+    if arguments.data:
+        os.environ[TRANSLATION_FOLDER] = str(arguments.data.absolute())
+    make = partial(
+        make_runs,
+        path=arguments.results,
+        processes=arguments.processes,
+        say=partial(print, flush=True),
+        redo=arguments.redo,
+    )
+    plan_for = partial(plan, arguments.task, arguments.method, steps=arguments.steps)
+    if arguments.tune_on_seed is None:
+        make(plan_for(seeds=arguments.seed, lrs=arguments.lr))
+        return
+    records = make(plan_for(seeds=[arguments.tune_on_seed], lrs=arguments.lr))
+    others = [seed for seed in arguments.seed if seed != arguments.tune_on_seed]
+    make(plan_tuned(plan_for(seeds=others, lrs=arguments.lr), records, arguments.tune_on_seed))
+
+
+if __name__ == "__main__":
+    main()
