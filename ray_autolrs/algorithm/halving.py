@@ -110,11 +110,11 @@ class HalvingStrategy:
             lr = self._corrected(weighted_mean_lr(finalists, context.initial_loss))
         else:
             lr = self._moved(context, searched)
-        # Behind the probes stand LRs that were applied and diverged.
-        applied = [r.lr for r in told if r.forecast is None and r.index >= self._probes(context)]
-        if len(applied) > MOST_RETREATS:
+        # An LR that diverged does so again; behind the probes stand those that were applied.
+        diverged = [result for result in told if result.forecast is None]
+        if sum(result.index >= self._probes(context) for result in diverged) > MOST_RETREATS:
             return None
-        return min([lr, *(0.5 * diverged for diverged in applied)])
+        return min([lr, *(0.5 * result.lr for result in diverged if result.lr <= lr)])
 
     def _probes(self, context: StageContext) -> int:
         if context.past or self.config.first_lr is not None:

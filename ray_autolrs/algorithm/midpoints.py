@@ -79,9 +79,17 @@ class MidpointsStrategy:
         round_number = (len(told) + len(running) - spread) // 2
         distance = (math.log(lr_max) - math.log(lr_min)) / spread / 2 ** (round_number + 1)
         tried = [*(result.lr for result in told), *running]
-        sides = [best.lr * math.exp(-distance), best.lr * math.exp(distance)]
-        inside = [lr for lr in sides if lr_min <= lr <= lr_max]
-        return max(inside, key=lambda lr: min(abs(math.log(lr / other)) for other in tried))
+
+        def apart(lr: float) -> float:
+            # Rounded, so that of two sides that are equally known the lower is taken.
+            return round(min(abs(math.log(lr / other)) for other in tried), 9)
+
+        while True:
+            sides = (best.lr * math.exp(-distance), best.lr * math.exp(distance))
+            lr = max((min(max(side, lr_min), lr_max) for side in sides), key=apart)
+            if apart(lr) > distance / 2:
+                return lr
+            distance /= 2  # At an edge one side is outside, and the other may have been tried.
 
 
 def _best(told: Sequence[Observation]) -> Observation | None:

@@ -1,0 +1,444 @@
+"""Successive halving, by itself with made-up results and through the stage machine."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_autolrs.algorithm.decays import Trapezoid
+from ray_autolrs.algorithm.forecast import Forecast
+from ray_autolrs.algorithm.halving import (
+    MOST_RETREATS,
+    NARROW_REGION,
+    REGION,
+    HalvingStrategy,
+    first_search_steps,
+    weighted_mean_lr,
+)
+from ray_autolrs.algorithm.machine import (
+    Applying,
+    Finished,
+    Rules,
+    RunState,
+    SearchFailedError,
+    advance,
+    outstanding,
+)
+from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone, Ready
+from ray_autolrs.algorithm.run_shape import run_shape
+from ray_autolrs.algorithm.stages import Stage
+from ray_autolrs.algorithm.strategy import Observation, PastStage, StageContext
+from ray_autolrs.config import AutoLRSConfig
+
+SPREAD = [10 ** (place / 2 - 2.75) for place in range(6)]
+"""Six log-midpoints of 1e-3 to 1: half a decade apart, a quarter from the ends."""
+
+
+def config(**overrides) -> AutoLRSConfig:
+    values = {"total_steps": 2000, "lr_min": 1e-3, "lr_max": 1.0, "probe_steps": 20}
+    return AutoLRSConfig(**(values | overrides))
+
+
+def result(index, lr, loss=None) -> Observation:
+    return Observation(index, lr, None if loss is None else Forecast(loss, math.nan))
+
+
+def short(losses) -> list[Observation]:
+    return [
+        result(index, lr, loss)
+        for index, (lr, loss) in enumerate(zip(SPREAD, losses, strict=False))
+    ]
+
+
+def first(initial_loss=2.0) -> StageContext:
+    return StageContext(Stage(1, 0, 120, 20, "validation"), (), initial_loss)
+
+
+def later(*lrs, searched=(), initial_loss=2.0) -> StageContext:
+    """The context after stages with these LRs; those in ``searched`` had probes."""
+    past = tuple(
+        PastStage(
+            Stage(number, 100 * (number - 1), 100, 20, "validation"),
+            lr,
+            (result(0, lr, 1.0),) if number in searched else (),
+        )
+        for number, lr in enumerate(lrs, start=1)
+    )
+    stage = Stage(len(lrs) + 1, 100 * len(lrs), 200, 20, "validation")
+    return StageContext(stage, past, initial_loss)
+
+
+def region(strategy, context) -> list[float]:
+    """What a later stage's search asks for, all of it."""
+    asked: list[float] = []
+    while (candidate := strategy.suggest(context, (), asked)) is not None:
+        asked.append(candidate.lr)
+    return asked
+
+
+# The search before the first step ---------------------------------------------------------
+
+
+def test_six_short_probes_are_spread_over_the_interval():
+    strategy = HalvingStrategy(config())
+    asked = [strategy.suggest(first(), short([1.0] * told), ()) for told in range(6)]
+    assert [candidate.lr for candidate in asked if candidate] == pytest.approx(SPREAD)
+    assert {(c.steps, c.evals, c.shape) for c in asked if c} == {(20, 1, Trapezoid(0, 20, 5, 0))}
+
+
+@pytest.mark.parametrize(
+    ("losses", "finalists"),
+    [
+        ([5, 4, 3, 1, 2, 3], [2, 3, 4]),
+        ([1, 2, 3, 4, 5, 6], [0, 1, 2]),  # the best is the lowest
+        ([6, 5, 4, 3, 2, 1], [3, 4, 5]),  # the best is the highest
+        ([5, 4, 1, None, None, None], [1, 2, 3]),  # a neighbour diverged: it is tried again
+        ([None, None, None, None, None, 1], [3, 4, 5]),
+        ([5, 1, 3, 1, 2, 3], [0, 1, 2]),  # of equals the lower
+    ],
+)
+def test_the_best_and_its_neighbours_are_tried_for_longer(losses, finalists):
+    strategy, told = HalvingStrategy(config()), short(losses)
+    asked = []
+    for place in range(3):
+        candidate = strategy.suggest(first(), told, ())
+        assert candidate is not None
+        assert (candidate.steps, candidate.evals) == (50, 1)
+        assert candidate.shape == Trapezoid(0, 50, 5, 0)
+        asked.append(candidate.lr)
+        told.append(result(6 + place, candidate.lr, 1.0))
+    assert asked == [SPREAD[place] for place in finalists]
+    assert strategy.suggest(first(), told, ()) is None
+
+
+def test_long_probes_without_averaging_fall_to_zero_in_their_last_steps():
+    candidate = HalvingStrategy(config(averaging="none")).suggest(first(), short([1.0] * 6), ())
+    assert candidate is not None
+    assert (candidate.steps, candidate.shape) == (60, Trapezoid(0, 60, 5, 10))
+    assert candidate.shape.factor(49) == 1.0
+    assert candidate.shape.factor(59) == pytest.approx(0.1)
+
+
+def test_a_named_forecaster_is_given_training_losses():
+    candidate = HalvingStrategy(config(forecaster="tail_mean")).suggest(first(), (), ())
+    assert candidate is not None
+    assert candidate.evals == 0
+
+
+@pytest.mark.parametrize("told", range(6))
+def test_the_second_round_waits_for_all_of_the_first(told):
+    strategy = HalvingStrategy(config())
+    assert strategy.suggest(first(), short([1.0] * told), SPREAD[told:]) is None
+
+
+def test_where_all_diverged_nothing_is_asked_or_chosen():
+    strategy, told = HalvingStrategy(config()), short([None] * 6)
+    assert strategy.suggest(first(), told, ()) is None
+    assert strategy.choose(first(), told) is None
+
+
+def test_where_all_long_probes_diverged_the_short_ones_decide():
+    told = [*short([9, 9, 1, 9, 9, 9]), *(result(6 + i, SPREAD[1 + i]) for i in range(3))]
+    chosen = HalvingStrategy(config()).choose(first(), told)
+    assert chosen is not None
+    assert chosen <= SPREAD[1]  # what diverged later is not an LR to train with
+
+
+@pytest.mark.parametrize(
+    ("losses", "initial_loss", "mean"),
+    [
+        ([1.0, 1.0, 1.0], 2.0, 0.1),
+        ([1.0, 1.03, 9.0], 2.0, 10 ** -(2 - 1 / (1 + math.e))),  # weights 1, 1/e and 0
+        ([1.0, 1.06, 9.0], 3.0, 10 ** -(2 - 1 / (1 + math.e))),  # twice the loss gained
+        ([9.0, 9.0, 1.0], 2.0, 1.0),
+        ([1.0, 1.03, 9.0], 0.5, 10 ** -(2 - 1 / (1 + math.e))),  # nothing gained: of the loss
+        ([1.0, 1.03, 9.0], math.nan, 10 ** -(2 - 1 / (1 + math.e))),
+        ([1.0, None, 1.0], 2.0, 0.1),
+    ],
+)
+def test_weighted_mean(losses, initial_loss, mean):
+    results = [
+        result(i, lr, loss)
+        for i, (lr, loss) in enumerate(zip([0.01, 0.1, 1.0], losses, strict=True))
+    ]
+    judged = [r for r in results if r.forecast is not None]
+    assert weighted_mean_lr(judged, initial_loss) == pytest.approx(mean, rel=1e-9)
+
+
+@settings(derandomize=True, max_examples=50, deadline=None)
+@given(losses=st.lists(st.floats(-5, 5), min_size=3, max_size=3), shift=st.floats(-3, 3))
+def test_weighted_mean_lies_between_and_does_not_see_a_shift_of_the_loss(losses, shift):
+    lrs = [0.01, 0.1, 1.0]
+    near = [result(i, lr, loss) for i, (lr, loss) in enumerate(zip(lrs, losses, strict=True))]
+    moved = [
+        result(i, lr, loss + shift) for i, (lr, loss) in enumerate(zip(lrs, losses, strict=True))
+    ]
+    mean = weighted_mean_lr(near, 10.0)
+    assert 0.01 * (1 - 1e-9) <= mean <= 1 + 1e-9
+    assert weighted_mean_lr(moved, 10.0 + shift) == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "factor"),
+    [
+        ({}, 1.0),
+        ({"averaging": "ema"}, 1.0),
+        ({"averaging": "none"}, (2000 / 40) ** -0.2),
+        ({"averaging": "none", "total_steps": 8000}, (8000 / 40) ** -0.2),
+        ({"averaging": "none", "total_steps": None}, 1.0),
+        ({"averaging": "none", "total_steps": 40, "warmup_steps": 0, "probe_steps": 30}, 1.0),
+    ],
+)
+def test_an_lr_found_in_few_steps_is_lowered_for_many_where_nothing_is_averaged(overrides, factor):
+    told = [*short([1.0] * 6), *(result(6 + i, 0.1, 1.0) for i in range(3))]
+    chosen = HalvingStrategy(config(**overrides)).choose(first(), told)
+    assert chosen == pytest.approx(0.1 * factor)
+
+
+def test_only_long_probes_are_weighed():
+    told = [*short([1, 1, 1, 1, 1, 0.9]), *(result(6 + i, SPREAD[3 + i], 1.0) for i in range(3))]
+    assert HalvingStrategy(config()).choose(first(), told) == pytest.approx(SPREAD[4])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ({"total_steps": 2300, "probe_steps": None}, 6 * 20 + 3 * 50),
+        ({"total_steps": 5000, "probe_steps": None}, 6 * 30 + 3 * 75),
+        ({"total_steps": None, "probe_steps": None}, 6 * 40 + 3 * 100),
+        ({"probe_steps": 30, "averaging": "none"}, 6 * 30 + 3 * (75 + 15)),
+        ({"first_lr": 0.1}, 0),
+    ],
+)
+def test_first_search_steps(overrides, steps):
+    assert first_search_steps(config(**overrides)) == steps
+
+
+# Re-search --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("context", "overrides", "factors"),
+    [
+        (later(), {}, ()),  # first_lr is applied as it is
+        (later(0.1), {}, REGION),
+        (later(0.1, 0.1, searched=[2]), {}, ()),
+        (later(0.1, 0.3, searched=[2]), {}, NARROW_REGION),
+        (later(0.1, 0.3, 0.3, searched=[2, 3]), {}, ()),
+        (later(0.1, 0.3, 0.6, searched=[2, 3]), {}, NARROW_REGION),
+        (later(0.1, 0.3, 0.6, 1.2, searched=[2, 3, 4]), {}, ()),  # too late
+        (later(0.1), {"first_lr": None}, ()),
+        (later(0.1, 0.1), {"first_lr": None}, ()),
+        (later(0.1, 0.1, 0.1), {"first_lr": None}, ()),
+    ],
+)
+def test_later_stages_search_around_an_lr_that_is_in_doubt(context, overrides, factors):
+    strategy = HalvingStrategy(config(**({"first_lr": 0.1} | overrides)))
+    now = context.past[-1].lr if context.past else math.nan
+    assert region(strategy, context) == [factor * now for factor in factors]
+
+
+@pytest.mark.parametrize(("probe_steps", "steps"), [(20, 50), (80, 80)])
+def test_a_re_search_begins_like_the_stage_that_it_is_for(probe_steps, steps):
+    settings_ = config(first_lr=0.1, shape="wsd", probe_steps=probe_steps)
+    candidate = HalvingStrategy(settings_).suggest(later(0.1), (), ())
+    assert candidate is not None
+    assert (candidate.steps, candidate.evals, candidate.shape) == (steps, 1, run_shape(settings_))
+
+
+def researched(losses, now=0.1, factors=REGION) -> list[Observation]:
+    pairs = enumerate(zip(factors, losses, strict=True))
+    return [result(index, factor * now, loss) for index, (factor, loss) in pairs]
+
+
+@pytest.mark.parametrize(
+    ("losses", "lr"),
+    [
+        ([9, 9, 1, 9, 9], 0.1),  # already good
+        ([9, 9, 9, 9, 1], 0.8),
+        ([1, 9, 9, 9, 9], 0.1 / 8),
+        ([9, 9, 1.0, 1.03, 9], 0.1),  # the mean is 1.34 times it: less than the hysteresis
+        ([9, 9, 1.0, 1.005, 9], 0.1 * 3 ** (1 / (1 + math.exp(1 / 6)))),  # 1.66 times it
+        ([9, 1.0, 1.0, 9, 9], 0.1 / math.sqrt(3)),
+    ],
+)
+def test_the_lr_moves_far_or_not_at_all(losses, lr):
+    strategy = HalvingStrategy(config(first_lr=0.1))
+    assert strategy.choose(later(0.1), researched(losses)) == pytest.approx(lr, rel=1e-6)
+
+
+def test_a_stage_that_is_not_searched_keeps_the_lr():
+    assert HalvingStrategy(config(first_lr=0.1)).choose(later(), ()) == 0.1
+    assert HalvingStrategy(config()).choose(later(0.1, 0.2), ()) == 0.2
+
+
+def test_an_lr_whose_probe_diverged_is_not_applied():
+    strategy = HalvingStrategy(config(first_lr=0.1))
+    for losses in ([2, 1, None, None, None], [1, None, None, None, None], [None] * 5):
+        told = researched(losses)
+        smallest = min(r.lr for r in told if r.forecast is None)
+        chosen = strategy.choose(later(0.1), told)
+        assert chosen is not None
+        assert chosen < smallest
+
+
+# Retreats ---------------------------------------------------------------------------------
+
+
+def drive(rules, answer, order=None):
+    """Run a machine to its end; return the state and every command in the order answered."""
+    state, _ = advance(rules, RunState(), Ready(0))
+    answered = []
+    while not isinstance(state.phase, Finished):
+        waiting = outstanding(state)
+        assert len(waiting) <= max(1, rules.parallel_probes)
+        command = waiting[0] if order is None else order.choice(waiting)
+        answered.append(command)
+        state, _ = advance(rules, state, answer(command))
+    return state, answered
+
+
+def u_shaped(best, diverges_at=math.inf, initial_loss=2.0):
+    """Answers of a task whose loss is a parabola in log LR, with the minimum at ``best``."""
+
+    def answer(command):
+        lr = command.segment.multiplier
+        diverged = lr >= diverges_at
+        loss = 0.5 + 0.2 * math.log10(lr / best) ** 2
+        losses = (math.nan,) if diverged else (loss,)
+        if isinstance(command, Probe):
+            first_loss = initial_loss if command.stage == 1 else 1.0
+            return ProbeDone(
+                command.stage, command.index, losses, diverged, command.steps, 0.1, first_loss
+            )
+        assert isinstance(command, Apply)
+        return ApplyDone(command.stage, lr, (initial_loss, *losses), diverged, 0.1)
+
+    return answer
+
+
+def applied(commands, stage=None) -> list[float]:
+    return [
+        command.segment.multiplier
+        for command in commands
+        if isinstance(command, Apply) and stage in (None, command.stage)
+    ]
+
+
+def rules(settings_, parallel_probes=1) -> Rules:
+    return Rules(settings_, HalvingStrategy(settings_), parallel_probes)
+
+
+def fails_when_applied(stage, times, best=0.1):
+    """A task whose loss is not finite in a stage's first ``times`` attempts."""
+    sound, left = u_shaped(best), [times]
+
+    def answer(command):
+        if isinstance(command, Apply) and command.stage == stage and left[0] > 0:
+            left[0] -= 1
+            return ApplyDone(stage, command.segment.multiplier, (2.0, math.nan), True, 0.1)
+        return sound(command)
+
+    return answer
+
+
+@pytest.mark.parametrize("overrides", [{}, {"first_lr": 0.1}])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_lr_that_diverges_is_halved(stage, overrides):
+    _, commands = drive(rules(config(**overrides)), fails_when_applied(stage, 2))
+    tries = applied(commands, stage)
+    assert tries == pytest.approx([tries[0], tries[0] / 2, tries[0] / 4])
+
+
+def test_a_re_search_that_keeps_an_lr_does_not_apply_it_again_after_it_diverged():
+    """The LR that was kept is a probed one, too: its probe was too short to diverge."""
+    _, commands = drive(rules(config(first_lr=0.1)), fails_when_applied(2, 1))
+    assert applied(commands, 2) == [0.1, pytest.approx(0.05)]
+
+
+@pytest.mark.parametrize("overrides", [{}, {"first_lr": 0.1}])
+def test_a_run_is_given_up_after_the_last_retreat(overrides):
+    _, commands = drive(rules(config(**overrides)), fails_when_applied(1, MOST_RETREATS))
+    assert len(applied(commands, 1)) == MOST_RETREATS + 1
+    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
+        drive(rules(config(**overrides)), fails_when_applied(1, MOST_RETREATS + 1))
+
+
+def test_a_retreat_is_where_the_next_stage_starts():
+    _, commands = drive(rules(config()), fails_when_applied(1, 1))
+    first_try, retreat, *rest = applied(commands)
+    assert retreat == first_try / 2
+    assert set(rest) == {retreat}
+
+
+def test_where_every_lr_diverges_the_run_is_given_up():
+    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
+        drive(rules(config()), u_shaped(0.1, diverges_at=1e-9))
+
+
+# Whole runs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("best", [1e-3, 0.004, 0.02, 0.1, 0.7])
+@pytest.mark.parametrize("diverges_at", [math.inf, 3.0])
+def test_the_minimum_is_found_within_a_factor_of_two(best, diverges_at):
+    state, commands = drive(rules(config()), u_shaped(best, diverges_at * best))
+    (lr,) = {segment.multiplier for segment in state.segments}
+    assert best / 2 < lr < 2 * best
+    probes = [command for command in commands if isinstance(command, Probe)]
+    assert [probe.stage for probe in probes] == [1] * 9
+    assert sum(probe.steps for probe in probes) == first_search_steps(config())
+
+
+@pytest.mark.parametrize("wrong", [1 / 8, 1 / 3, 1.0, 4.0])
+def test_a_wrong_first_lr_is_won_back(wrong):
+    state, commands = drive(rules(config(first_lr=0.1 * wrong)), u_shaped(0.1))
+    lrs = [segment.multiplier for segment in state.segments]
+    assert lrs[0] == 0.1 * wrong
+    assert 0.05 < lrs[-1] < 0.2
+    probes = [(c.stage, c.index) for c in commands if isinstance(c, Probe)]
+    assert probes[:5] == [(2, index) for index in range(5)]
+    assert len(probes) <= 5 + 2 * 3
+    if wrong == 1.0:
+        assert set(lrs) == {0.1}
+        assert len(probes) == 5
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    parallel_probes=st.sampled_from([1, 3, 10]),
+    best=st.sampled_from([0.004, 0.05, 0.4]),
+    overrides=st.sampled_from([{}, {"averaging": "none"}, {"first_lr": 0.03}]),
+)
+def test_neither_lanes_nor_their_speed_change_the_schedule(seed, parallel_probes, best, overrides):
+    answer = u_shaped(best, diverges_at=8 * best)
+    expected, one_by_one = drive(rules(config(**overrides)), answer)
+    state, commands = drive(
+        rules(config(**overrides), parallel_probes), answer, random.Random(seed)
+    )
+    assert state.segments == expected.segments
+    assert {(c.stage, c.index, c.segment) for c in commands if isinstance(c, Probe)} == {
+        (c.stage, c.index, c.segment) for c in one_by_one if isinstance(c, Probe)
+    }
+    results = [
+        sorted(p.results, key=lambda r: r.index) for p in state.past if isinstance(p, Applying)
+    ]
+    assert results == [list(p.results) for p in expected.past if isinstance(p, Applying)]
+
+
+def test_with_ten_lanes_six_probes_run_at_once_and_the_seventh_waits_for_all():
+    machine, answer = rules(config(), parallel_probes=10), u_shaped(0.1)
+    state, commands = advance(machine, RunState(), Ready(0))
+    assert [command.index for command in commands if isinstance(command, Probe)] == list(range(6))
+    for command in reversed(commands[1:]):
+        state, new = advance(machine, state, answer(command))
+        assert new == ()
+    state, new = advance(machine, state, answer(commands[0]))
+    assert new
+    assert isinstance(new[0], Probe)
+    assert (new[0].index, new[0].steps) == (6, 50)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from ray_autolrs.algorithm.halving import HalvingStrategy
+from ray_autolrs.algorithm.machine import Finished, RunState, advance, outstanding
+from ray_autolrs.algorithm.messages import ApplyDone, Probe, ProbeDone, Ready
+from ray_autolrs.algorithm.midpoints import MidpointsStrategy
+from ray_autolrs.algorithm.rules import most_parallel_probes, planned_probe_steps, rules_of
+from ray_autolrs.config import AutoLRSConfig
+
+SHORT = {"lr_min": 1e-3, "lr_max": 1.0}
+STAGES = {"first_stage_steps": 200, "max_stage_steps": 400, "probes_per_stage": 5}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "strategy", "most"),
+    [
+        ({}, HalvingStrategy, 6),
+        ({"probes_per_stage": 4}, HalvingStrategy, 6),
+        ({"search": "midpoints"}, MidpointsStrategy, 10),
+        ({"search": "midpoints", "probes_per_stage": 4}, MidpointsStrategy, 4),
+    ],
+)
+def test_the_search_is_the_one_that_is_named(overrides, strategy, most):
+    config = AutoLRSConfig(total_steps=2000, **(SHORT | overrides))
+    rules = rules_of(config, parallel_probes=3)
+    assert type(rules.strategy) is strategy
+    assert (rules.config, rules.parallel_probes) == (config, 3)
+    assert most_parallel_probes(config) == most
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ({}, 270),
+        ({"total_steps": 7000}, 6 * 40 + 3 * 100),
+        ({"averaging": "none"}, 6 * 20 + 3 * 60),
+        ({"shape": "cosine", "averaging": "tail"}, 270),
+        ({"search": "midpoints", "averaging": "none", **STAGES}, 5 * (20 + 40 + 40 + 40 + 50)),
+        (
+            {"search": "midpoints", "warmup_steps": 0, "probe_fraction": 0.2, **STAGES},
+            5 * (40 + 80 + 80 + 80 + 80 + 40),
+        ),
+    ],
+)
+def test_planned_probe_steps_are_those_of_a_run(overrides, steps):
+    config = AutoLRSConfig(**({"total_steps": 2000} | SHORT | overrides))
+    rules = rules_of(config)
+    state, _ = advance(rules, RunState(), Ready(0))
+    probed = 0
+    while not isinstance(state.phase, Finished):
+        command = outstanding(state)[0]
+        if isinstance(command, Probe):
+            probed += command.steps
+            points = command.evals or command.steps
+            losses = tuple(2 - step / points for step in range(points))
+            done = ProbeDone(command.stage, command.index, losses, False, command.steps, 0.1, 2.5)
+            state, _ = advance(rules, state, done)
+        else:
+            lr = command.segment.multiplier  # type: ignore[union-attr]
+            state, _ = advance(rules, state, ApplyDone(command.stage, lr, (2.5,), False, 0.1))  # type: ignore[union-attr]
+    assert probed == planned_probe_steps(config) == steps
