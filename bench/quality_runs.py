@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from bench.quality_tasks import LEARNING_RATES, TASKS
+from bench.quality_lrs import LEARNING_RATES
+from bench.quality_tasks import TASKS
 from ray_autolrs.cluster.comparison import Trial, plan_trials, run_trial
 from ray_autolrs.report.run_record import RunRecord
 

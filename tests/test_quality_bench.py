@@ -6,15 +6,17 @@ import math
 import os
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bench import quality_runs
 from bench.quality_data import TRANSLATION_FOLDER
-from bench.quality_runs import make_runs, plan, plan_tuned, read_records
+from bench.quality_lrs import LEARNING_RATES
+from bench.quality_runs import Records, make_runs, plan, plan_tuned, read_records
 from bench.quality_table import Mean, page, speedups
-from bench.quality_tasks import HELD_OUT, LEARNING_RATES, TASKS
+from bench.quality_tasks import HELD_OUT, TASKS
 from ray_autolrs.report.comparison import tuned_methods
 from ray_autolrs.report.run_record import RunRecord, steps_to
 from ray_autolrs.training.batches import take_samples
@@ -42,7 +44,7 @@ def record(method, lr, seed, val_loss, *, search_steps=0.0, curve=()):
 
 @pytest.fixture
 def say():
-    said = []
+    said: list[str] = []
     yield said.append
     assert said
 
@@ -57,7 +59,7 @@ def test_a_task_builds_and_takes_two_steps(name):
     torch.manual_seed(0)
     model = task.build_model()
     optimizer = task.build_optimizer(model)
-    sets = [task.train_dataset(), task.val_dataset(), task.test_dataset()]
+    sets: list[Any] = [task.train_dataset(), task.val_dataset(), task.test_dataset()]
     assert len(sets[0]) > 2 * task.global_batch_size
     for step in range(2):
         rows = range(step * task.global_batch_size, (step + 1) * task.global_batch_size)
@@ -139,7 +141,7 @@ def test_a_run_in_a_process_of_its_own(tmp_path, say):
 
 
 def test_the_best_of_one_seed_is_run_on_the_others():
-    records = {
+    records: Records = {
         ("mlp", "cosine", lr, 0, 100): record("cosine", lr, 0, loss)
         for lr, loss in ((0.1, 0.5), (0.3, 0.4), (1.0, math.inf))
     }

@@ -22,7 +22,7 @@ STEPS, SEED = 60, 3
 class WholeBatches(DigitsTask):
     """One forward pass a step, so that a plain loop is a plain loop."""
 
-    micro_batch_size = None
+    micro_batch_size: int | None = None  # type: ignore[assignment]
 
     def test_dataset(self):
         return self.part(slice(500, 600))
