@@ -106,6 +106,9 @@ def _check_fractions(config: AutoLRSConfig) -> None:
         _check(config, name, 0 < getattr(config, name) <= 1, "must lie in (0, 1]")
     for name in ("averaging_momentum", "ema_decay", "decay_fraction"):
         _check(config, name, 0 < getattr(config, name) < 1, "must lie in (0, 1)")
+    power = config.averaging_power
+    rule = "must be finite and not negative"
+    _check(config, "averaging_power", math.isfinite(power) and power >= 0, rule)
     _check(config, "denoise_fraction", 0 <= config.denoise_fraction < 0.5, "must lie in [0, 0.5)")
     _check(config, "denoise_window", 0 <= config.denoise_window <= 1, "must lie in [0, 1]")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_autolrs.algorithm.halving import HalvingStrategy, first_search_steps
+from ray_autolrs.algorithm.halving import SHORT_PROBES, HalvingStrategy, first_search_steps
 from ray_autolrs.algorithm.machine import Rules
 from ray_autolrs.algorithm.midpoints import MidpointsStrategy
 from ray_autolrs.algorithm.stages import plan_stages
@@ -29,6 +29,11 @@ def planned_probe_steps(config: AutoLRSConfig) -> int:
     if config.search == "halving":
         return first_search_steps(config)
     return sum(stage.probe_steps for stage in plan_stages(config)) * config.probes_per_stage
+
+
+def most_parallel_probes(config: AutoLRSConfig) -> int:
+    """Return how many probes of a stage can run at the same time."""
+    return SHORT_PROBES if config.search == "halving" else config.probes_per_stage
 
 
 def _strategy(config: AutoLRSConfig) -> SearchStrategy:

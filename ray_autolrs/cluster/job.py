@@ -241,12 +241,14 @@ def cost_text(
 def fit_fixed(
     task: TrainingTask, config: AutoLRSConfig, lr: float, device: torch.device
 ) -> tuple[Worker, dict[str, float]]:
-    """Train with one LR in this process, after the run's warm-up up to that LR.
+    """Train with one LR in this process, after the run's warm-up up to that LR, as people do:
+    without averaging.
 
     Returns:
         The worker that has trained, and the last validation's means; a loss that is not finite
         ends the training early.
     """
+    config = dataclasses.replace(config, averaging="none")
     worker = Worker(task, config, Solo(), device)
     worker.take_snapshot(0)
     worker.check_first_loss()

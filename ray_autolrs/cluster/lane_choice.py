@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ray_autolrs.algorithm.rules import most_parallel_probes
 from ray_autolrs.config import AutoLRSConfig
 
 LaneKind = Literal["sequential", "workers", "actors"]
@@ -56,7 +57,7 @@ def choose_lanes(
     taken = {name: amount * num_workers for name, amount in resources_per_worker.items()}
     free = _how_many(per_actor, available, taken)
     most = _how_many(per_actor, limits, taken)
-    probes = config.probes_per_stage
+    probes = most_parallel_probes(config)
 
     def choice(kind: LaneKind, actors: int, reason: str) -> LaneChoice:
         lanes = {"sequential": 1, "workers": num_workers, "actors": num_workers + actors}[kind]

@@ -6,7 +6,8 @@ Symbols
     c_t   weight of the newest point: x_t = (1 - c_t) x_{t-1} + c_t w_t
 
 schedule_free   Defazio et al. 2024, "The road less scheduled". Gradients are taken at a point
-                between w and x, c_t = η_t² / Σ η². The ``schedulefree`` package's wrapper.
+                between w and x, c_t = t^r η² / Σ t^r η² with η the largest LR so far. The
+                ``schedulefree`` package's wrapper.
 ema             c_t = 1 - min(decay, t / (t + 9)): a short memory at first, then a fixed one.
 tail            c_t = (γ + 1) / (γ + t) with γ = 1/tail - 1: nearly the mean of the last part
                 ``tail`` of the steps so far, at any time and without a list of them (Shamir &
@@ -117,11 +118,12 @@ class ScheduleFree:
     Args:
         optimizer: the task's.
         momentum: weight of the average in the point where gradients are taken (β).
+        power: weight of a step in the average, as a power of its number (r).
     """
 
-    def __init__(self, optimizer: Optimizer, *, momentum: float) -> None:
+    def __init__(self, optimizer: Optimizer, *, momentum: float, power: float = 0.0) -> None:
         self.lr_factors = [_turn_momentum_off(group) for group in optimizer.param_groups]
-        self._wrapper = _Wrapper(optimizer, momentum=momentum)
+        self._wrapper = _Wrapper(optimizer, momentum, power)
         self._parameters = _parameters(optimizer)
         # The wrapper would make them in its first step, when a snapshot has been taken already.
         self.tensors = [parameter.detach().clone() for parameter in self._parameters]
@@ -147,15 +149,22 @@ class ScheduleFree:
 
 
 class _Wrapper(ScheduleFreeWrapper):  # type: ignore[misc]
-    """The package's wrapper with a state of its own.
+    """The package's wrapper with a state of its own, and for tensors of any layout.
 
     Adam and others build a parameter's state in their first step if they find it empty, and the
-    package keeps its tensors there.
+    package keeps its tensors there. Its swap looks at tensors as bytes, which those in
+    channels-last order do not allow.
     """
 
-    def __init__(self, base: Optimizer, momentum: float) -> None:
-        super().__init__(base, momentum=momentum)
+    def __init__(self, base: Optimizer, momentum: float, power: float) -> None:
+        super().__init__(base, momentum=momentum, r=power)
         self._own_state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+
+    @staticmethod
+    def swap(x: Tensor, y: Tensor) -> None:
+        kept = x.clone()
+        x.copy_(y)
+        y.copy_(kept)
 
     @property
     def state(self) -> defaultdict[Tensor, dict[str, Any]]:
@@ -168,7 +177,9 @@ def average_of(optimizer: Optimizer, config: AutoLRSConfig) -> WeightAverage:
         case "none":
             return NoAverage(optimizer)
         case "schedule_free":
-            return ScheduleFree(optimizer, momentum=config.averaging_momentum)
+            return ScheduleFree(
+                optimizer, momentum=config.averaging_momentum, power=config.averaging_power
+            )
         case "ema":
             return RunningAverage(optimizer, ema_decay=config.ema_decay, tail=config.averaging_tail)
         case "tail":

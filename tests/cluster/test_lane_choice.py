@@ -7,7 +7,8 @@ from ray_autolrs.cluster.lane_choice import choose_lanes
 
 
 def choose(available, *, limits=None, num_workers=2, worker=None, **settings):
-    config = AutoLRSConfig(total_steps=1000, lr_min=1e-3, lr_max=1.0, **settings)
+    settings = {"probe_lanes": "auto"} | settings
+    config = AutoLRSConfig.paper(total_steps=1000, lr_min=1e-3, lr_max=1.0, **settings)
     limits = limits or available
     chosen = choose_lanes(
         config,
@@ -49,6 +50,8 @@ def choose(available, *, limits=None, num_workers=2, worker=None, **settings):
             },
             ("actors", 4, 6),
         ),
+        # The default's first search has six probes that do not wait for each other.
+        ({"CPU": 64.0}, {"search": "halving"}, ("actors", 4, 6)),
         # What an autoscaler may bring counts, and is asked for.
         ({"CPU": 2.0}, {"limits": {"CPU": 6.0}}, ("actors", 4, 6)),
         ({"CPU": 2.0}, {"limits": {"CPU": 600.0}}, ("actors", 8, 10)),
