@@ -19,6 +19,7 @@ An average costs memory for one more copy of the weights, and another one while 
 from __future__ import annotations
 
 import contextlib
+import sys
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
@@ -123,6 +124,8 @@ class ScheduleFree:
 
     def __init__(self, optimizer: Optimizer, *, momentum: float, power: float = 0.0) -> None:
         self.lr_factors = [_turn_momentum_off(group) for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["weight_sum"] = sys.float_info.min  # the package divides by it: an LR may be 0
         self._wrapper = _Wrapper(optimizer, momentum, power)
         self._parameters = _parameters(optimizer)
         # The wrapper would make them in its first step, when a snapshot has been taken already.

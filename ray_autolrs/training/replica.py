@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -190,6 +191,8 @@ class Replica:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
             norm.train()
+            if isinstance(norm, nn.SyncBatchNorm):  # would wait for the others, who take none
+                vars(norm)["forward"] = partial(_BatchNorm.forward, norm)
         try:
             with torch.no_grad(), self.autocast():
                 for batch in batches:
@@ -197,6 +200,7 @@ class Replica:
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+                vars(norm).pop("forward", None)
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
         """Compute a step's gradients and drop them. It changes buffers and random states.
