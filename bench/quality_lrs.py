@@ -12,7 +12,8 @@ class LRs:
     """Learning rates of a task, all of the optimizer's first parameter group.
 
     Attributes:
-        search: interval of our search. Three decades: nobody knows better before the first run.
+        search: interval of our search, for the optimizer as it is. Three decades: nobody knows
+            better before the first run.
         paper: the paper's interval, which lacks averaging, and whose forecast needs care at
             LRs that make the loss jump.
         rivals: grid of the schedules, for the optimizer as it is.
@@ -28,13 +29,13 @@ class LRs:
 LEARNING_RATES: Mapping[str, LRs] = MappingProxyType(
     {
         "cnn": LRs(
-            search=(0.03, 30.0),
+            search=(0.003, 3.0),
             paper=(0.003, 3.0),
             rivals=(0.01, 0.03, 0.1, 0.3, 1.0),
             schedule_free=(0.1, 0.3, 1.0, 3.0, 10.0),
         ),
         "cnn256": LRs(
-            search=(0.03, 30.0),
+            search=(0.003, 3.0),
             paper=(0.003, 3.0),
             rivals=(0.03, 0.1, 0.3, 1.0, 3.0),
             schedule_free=(0.3, 1.0, 3.0, 10.0, 30.0),
@@ -64,7 +65,7 @@ LEARNING_RATES: Mapping[str, LRs] = MappingProxyType(
             schedule_free=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         ),
         "rnn": LRs(
-            search=(0.03, 30.0),
+            search=(0.003, 3.0),
             paper=(0.01, 10.0),
             rivals=(0.1, 0.3, 1.0, 3.0, 10.0),
             schedule_free=(0.3, 1.0, 3.0, 10.0, 30.0),
