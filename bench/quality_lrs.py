@@ -32,13 +32,13 @@ LEARNING_RATES: Mapping[str, LRs] = MappingProxyType(
             search=(0.003, 3.0),
             paper=(0.003, 3.0),
             rivals=(0.01, 0.03, 0.1, 0.3, 1.0),
-            schedule_free=(0.1, 0.3, 1.0, 3.0, 10.0),
+            schedule_free=(0.03, 0.1, 0.3, 1.0, 3.0),
         ),
         "cnn256": LRs(
             search=(0.003, 3.0),
             paper=(0.003, 3.0),
             rivals=(0.03, 0.1, 0.3, 1.0, 3.0),
-            schedule_free=(0.3, 1.0, 3.0, 10.0, 30.0),
+            schedule_free=(0.03, 0.1, 0.3, 1.0, 3.0),
         ),
         "mlp": LRs(
             search=(3e-5, 0.03),
@@ -49,8 +49,8 @@ LEARNING_RATES: Mapping[str, LRs] = MappingProxyType(
         "lm": LRs(
             search=(3e-4, 0.3),
             paper=(1e-4, 0.1),
-            rivals=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-            schedule_free=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+            rivals=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+            schedule_free=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         ),
         "translation": LRs(
             search=(1e-4, 0.1),

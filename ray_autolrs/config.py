@@ -91,7 +91,8 @@ class AutoLRSConfig:
 
     probe_steps: int | None = None
     """Steps of the shortest probes of ``search="halving"``; the longest take 2.5 times as many.
-    None is 0.6% of the run, at least 20 and at most 40. Ours (measured)."""
+    None is 20, or more of a longer run and fewer of a shorter one: see
+    ``resolved_probe_steps``. Ours (measured)."""
 
     first_lr: float | None = None
     """``search="halving"`` starts with this LR and searches around it after the first stage.
@@ -137,7 +138,7 @@ class AutoLRSConfig:
     averaging_tail: float = 0.3
     """Part of the steps so far that ``averaging="tail"`` is about the mean of."""
 
-    calibration_batches: int = 10
+    calibration_batches: int = 20
     """Training batches, of one micro-batch each, from which BatchNorm's statistics are taken
     anew at the averaged weights before each look at them."""
 
@@ -168,9 +169,10 @@ class AutoLRSConfig:
     """Validation losses taken in one probe, once stages have stopped growing. Source: the
     published code."""
 
-    validation_samples: int = 512
-    """Size of the fixed validation subset that those losses are taken on, in samples. Ours:
-    the excerpt of the paper says only that it is small."""
+    validation_samples: int | None = None
+    """Size of the fixed validation subset that probes are judged on, in samples. None is 16
+    global batches, at most 512, which costs about as much as five steps. The paper's preset takes
+    1024; the excerpt says only that it is small."""
 
     # Lanes -------------------------------------------------------------------------------
 
@@ -287,7 +289,18 @@ class AutoLRSConfig:
         """Steps of the shortest probes of ``search="halving"``."""
         if self.probe_steps is not None:
             return self.probe_steps
-        return 40 if self.total_steps is None else min(max(round(0.006 * self.total_steps), 20), 40)
+        if self.total_steps is None:
+            return 40
+        # From 20 steps on a probe tells LRs apart. Below 2300 steps of a run 20 would cost more
+        # than a fifth of it, and above 3600 more cost less than a tenth.
+        for_short_runs = min(20, max(12, round(0.0085 * self.total_steps)))
+        return min(40, max(for_short_runs, round(0.0055 * self.total_steps)))
+
+    def probe_validation_samples(self, global_batch_size: int) -> int:
+        """Return the size of the fixed validation subset that probes are judged on."""
+        if self.validation_samples is not None:
+            return self.validation_samples
+        return min(512, 16 * global_batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, in their order."""

@@ -29,7 +29,6 @@ CHOICES = {
 INTEGERS = {
     "stage_growth": 1,
     "probes_per_stage": 1,
-    "validation_samples": 1,
     "divergence_check_steps": 1,
     "calibration_batches": 1,
     "seed": 0,
@@ -44,6 +43,7 @@ OPTIONAL_INTEGERS = {
     "first_stage_steps": 1,
     "max_stage_steps": 1,
     "warmup_steps": 0,
+    "validation_samples": 1,
     "probe_steps": MIN_SERIES_POINTS,
     "eval_every_steps": 1,
 }

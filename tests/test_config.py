@@ -174,9 +174,9 @@ def test_warmup_lr_is_the_geometric_mean_unless_given():
     ("total_steps", "expected"),
     [
         # warm-up, first stage, longest stages, short probes
-        (1_000, (50, 60, 250, 20)),
+        (1_000, (50, 60, 250, 12)),
         (2_300, (115, 138, 575, 20)),
-        (5_000, (250, 300, 1250, 30)),
+        (5_000, (250, 300, 1250, 28)),
         (100_000, (5_000, 6_000, 25_000, 40)),
         (None, (100, 1_000, 1_000, 40)),
     ],

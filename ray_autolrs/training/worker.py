@@ -76,7 +76,9 @@ class Worker:
         eval_batch_size = task.eval_batch_size or micro_batch_size
         val_size = dataset_size(val_dataset, "val_dataset")
         self.evaluation = Evaluation(task, val_dataset, eval_batch_size, seed=config.seed)
-        subset = validation_subset(val_size, config.validation_samples, config.seed)
+        subset = validation_subset(
+            val_size, config.probe_validation_samples(task.global_batch_size), config.seed
+        )
         self.probe_evaluation = Evaluation(
             task, val_dataset, eval_batch_size, subset, seed=config.seed
         )
