@@ -35,6 +35,9 @@ b = −1 and takes the first minimum that it meets."""
 SLOWEST_DECAY = 1e-6
 """Smallest −b·n: the model is a straight line to six digits. Ours, to keep the search finite."""
 
+STRAIGHT_LINE = 0.01
+"""Below this −b·n the model bends by less than 0.5% over the series. Ours."""
+
 FASTEST_DECAY = 30.0
 """Largest −b: the model is flat after the first point. Ours, likewise."""
 
@@ -97,14 +100,17 @@ class ExponentialForecaster:
 
     def forecast(self, losses: Sequence[float], horizon: int) -> Forecast:
         """See :meth:`Forecaster.forecast`."""
-        series = _checked(losses)
+        series = checked_series(losses)
         smooth = self._denoise(series)
         rate = _fit_rate(smooth)
         scale, offset = _scale_and_offset(smooth, rate)
         loss = scale * np.expm1(rate * horizon) + offset
-        return Forecast(
-            loss=float(loss), std=_standard_deviation(series, rate, scale, offset, horizon)
-        )
+        std = _standard_deviation(series, rate, scale, offset, horizon)
+        # Ours: a fit that is a straight line extrapolates by the horizon's ten times, and an
+        # error beyond the range of what was seen says nothing.
+        is_line = -rate * len(series) < STRAIGHT_LINE
+        trusted = not is_line and std <= float(np.ptp(series))
+        return Forecast(loss=float(loss), std=std, trusted=trusted)
 
     def _denoise(self, series: Array) -> Array:
         """Return the spline through what is left when outliers are dropped (published code).
@@ -144,7 +150,12 @@ def _spline(places: Array, losses: Array) -> UnivariateSpline:
         return UnivariateSpline(places, losses, k=2)
 
 
-def _checked(losses: Sequence[float]) -> Array:
+def checked_series(losses: Sequence[float]) -> Array:
+    """Return a series as an array, its values within ``LARGEST_LOSS``.
+
+    Raises:
+        ValueError: it is too short for a forecast, or not finite.
+    """
     series = np.asarray(losses, dtype=np.float64)
     if len(series) < MIN_SERIES_POINTS:
         raise ValueError(

@@ -241,8 +241,7 @@ def cost_text(
 def fit_fixed(
     task: TrainingTask, config: AutoLRSConfig, lr: float, device: torch.device
 ) -> tuple[Worker, dict[str, float]]:
-    """Train with one LR in this process, after the run's warm-up up to that LR, as people do:
-    without averaging.
+    """Train with one LR in this process, after the run's warm-up, and without averaging.
 
     Returns:
         The worker that has trained, and the last validation's means; a loss that is not finite
