@@ -6,12 +6,16 @@ and unequal random numbers show.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from ray_autolrs import AutoLRSConfig, TrainingTask
+
+read_digits = functools.cache(load_digits)  # reading takes longer than a run's training
 
 
 class DigitsTask(TrainingTask):
@@ -40,7 +44,7 @@ class DigitsTask(TrainingTask):
         return {"accuracy": (model(batch[0]).argmax(dim=1) == batch[1]).double().mean()}
 
     def part(self, rows: slice) -> TensorDataset:
-        digits = load_digits()
+        digits = read_digits()
         return TensorDataset(
             torch.tensor(digits.data[rows] / 16), torch.tensor(digits.target[rows])
         )

@@ -1,0 +1,246 @@
+"""How a run without a known end is ended. No Ray is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray.train import RunConfig, ScalingConfig
+
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
+from ray_autolrs.cluster import finishing
+from ray_autolrs.cluster.finishing import FINISH_SIGNAL, FinishRelay, finish_on_signal
+from ray_autolrs.cluster.search_actor import SearchActor
+from tests.digits_task import DigitsTask
+
+CONFIG = AutoLRSConfig(
+    total_steps=None,
+    lr_min=1e-3,
+    lr_max=1.0,
+    warmup_steps=10,
+    first_stage_steps=40,
+    max_stage_steps=80,
+    probe_steps=8,
+)
+
+
+@pytest.fixture(autouse=True)
+def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finishing, "POLL_INTERVAL_S", 0.01)
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    deadline_s = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+# The relay --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_request_is_passed_on_once_while_the_run_goes_on(is_early: bool):
+    requested, told = threading.Event(), []
+    if is_early:
+        requested.set()
+    with FinishRelay(requested, lambda: told.append(threading.current_thread().name)):
+        time.sleep(0.05)
+        assert len(told) == int(is_early)
+        requested.set()
+        assert within(10, lambda: len(told) == 1)
+        requested.set()
+        time.sleep(0.05)
+    assert told == ["autolrs-finish"]
+
+
+def test_without_a_request_nothing_is_told_and_the_thread_ends():
+    requested, told = threading.Event(), []
+    with FinishRelay(requested, lambda: told.append(1)):
+        time.sleep(0.03)
+    assert "autolrs-finish" not in {thread.name for thread in threading.enumerate()}
+    requested.set()  # after the run
+    time.sleep(0.05)
+    assert told == []
+
+
+def test_the_thread_ends_with_a_run_that_fails():
+    with pytest.raises(KeyError), FinishRelay(threading.Event(), lambda: None):
+        raise KeyError
+    assert "autolrs-finish" not in {thread.name for thread in threading.enumerate()}
+
+
+# The signal -------------------------------------------------------------------------------
+
+
+def test_the_signal_is_a_request_and_the_handler_goes_again():
+    heard: list[int] = []
+    outside = signal.signal(FINISH_SIGNAL, lambda number, frame: heard.append(number))
+    try:
+        before = signal.getsignal(FINISH_SIGNAL)
+        requested = threading.Event()
+        with finish_on_signal(requested):
+            assert not requested.is_set()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert requested.wait(10)
+        assert heard == []
+        assert signal.getsignal(FINISH_SIGNAL) is before
+        with pytest.raises(KeyError), finish_on_signal(threading.Event()):
+            raise KeyError
+        assert signal.getsignal(FINISH_SIGNAL) is before
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert within(10, lambda: heard == [signal.SIGUSR1])
+    finally:
+        signal.signal(FINISH_SIGNAL, outside)
+
+
+def test_another_thread_cannot_listen_and_trains_all_the_same():
+    before, seen = signal.getsignal(FINISH_SIGNAL), []
+
+    def listen() -> None:
+        with finish_on_signal(threading.Event()):
+            seen.append(signal.getsignal(FINISH_SIGNAL))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+# Whole runs -------------------------------------------------------------------------------
+
+
+def trainer(path: Path, config: AutoLRSConfig = CONFIG) -> AutoLRSTrainer:
+    return AutoLRSTrainer(
+        DigitsTask(),
+        config,
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name="run", storage_path=str(path)),
+    )
+
+
+def call_in_stage(monkeypatch: pytest.MonkeyPatch, stage: int, call: Callable[[], None]) -> None:
+    """Let a thread of its own call something when a stage has been ordered, and wait for it."""
+    exchange, orders = SearchActor.exchange, [0]
+
+    def watched(self: SearchActor, event: Any) -> Any:
+        command = exchange(self, event)
+        if getattr(command, "stage", None) == stage and orders[0] == 0:
+            orders[0] = 1
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+            # The relay takes a moment: without it, the stage could be over.
+            assert within(10, lambda: self._state.ending)
+        return command
+
+    monkeypatch.setattr(SearchActor, "exchange", watched)
+
+
+def segments(result: Any) -> list[tuple[int, int]]:
+    return [(segment.first_step, segment.last_step) for segment in result.schedule.segments]
+
+
+@pytest.mark.parametrize(
+    ("shape", "stage", "expected"),
+    [
+        ("constant", 1, [(0, 39)]),
+        ("constant", 3, [(0, 39), (40, 119), (120, 199)]),
+        # 30% of the finished run is the fall: 86 of 286 steps.
+        ("wsd", 3, [(0, 39), (40, 119), (120, 199), (200, 285)]),
+    ],
+)
+def test_a_run_without_an_end_ends_after_finish(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: Any,
+    stage: int,
+    expected: list[tuple[int, int]],
+):
+    run = trainer(tmp_path, dataclasses.replace(CONFIG, shape=shape))
+    call_in_stage(monkeypatch, stage, run.finish)
+    result = run.fit()
+    assert segments(result) == expected
+    found = {segment.multiplier for segment in result.schedule.segments}
+    assert len(found) == 1
+    (lr,) = found
+    last = expected[-1][1]
+    assert result.schedule.lr_at(39) == lr
+    assert result.schedule.lr_at(last) == pytest.approx(lr / 86 if shape == "wsd" else lr)
+    assert [event["kind"] for event in result.events].count("finish_requested") == 1
+    assert result.costs.apply_steps == last + 1
+    # A run that has ended gives its result again.
+    assert trainer(tmp_path, dataclasses.replace(CONFIG, shape=shape)).fit().events == result.events
+
+
+def test_the_signal_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = trainer(tmp_path)
+    call_in_stage(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    before = signal.getsignal(FINISH_SIGNAL)
+    assert segments(run.fit()) == [(0, 39), (40, 119)]
+    assert signal.getsignal(FINISH_SIGNAL) == before
+
+
+def test_a_request_before_the_run_ends_it_after_one_stage(tmp_path: Path):
+    run = trainer(tmp_path)
+    run.finish()
+    assert segments(run.fit()) == [(0, 39)]
+
+
+def test_a_run_with_an_end_keeps_it(tmp_path: Path):
+    run = trainer(tmp_path, dataclasses.replace(CONFIG, total_steps=100))
+    run.finish()
+    assert segments(run.fit())[-1][1] == 99
+
+
+class KilledError(Exception):
+    """Stands for the death of the process."""
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+def test_a_run_that_was_killed_keeps_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int
+):
+    """Killed with the first answer after the request, the stage before is not saved yet."""
+    config = dataclasses.replace(CONFIG, shape="wsd")
+    whole = trainer(tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        call_in_stage(patch, 2, whole.finish)
+        expected = whole.fit()
+
+    run = trainer(tmp_path, config)
+    with monkeypatch.context() as patch:
+        call_in_stage(patch, 2, run.finish)
+        watched, left = SearchActor.exchange, [answers]
+
+        def killed(self: SearchActor, event: Any) -> Any:
+            command = watched(self, event)
+            if self._state.ending:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KilledError
+            return command
+
+        patch.setattr(SearchActor, "exchange", killed)
+        with pytest.raises(KilledError):
+            run.fit()
+    result = trainer(tmp_path, config).fit()  # nobody asks again
+    assert [event["kind"] for event in result.events].count("finish_requested") == 1
+    if answers == 1:  # It was killed in stage 1, from the log's view, and ends after that.
+        assert segments(result) == [(0, 39), (40, 56)]
+        return
+    assert result.schedule == expected.schedule
+    assert result.metrics == expected.metrics
+    with result.checkpoint.as_directory() as one, expected.checkpoint.as_directory() as other:
+        model, wanted = (torch.load(f"{folder}/model.pt") for folder in (one, other))
+    assert all(torch.equal(model[name], wanted[name]) for name in wanted)
