@@ -17,7 +17,8 @@ class LRs:
         paper: the paper's interval, which lacks averaging, and whose forecast needs care at
             LRs that make the loss jump.
         rivals: grid of the schedules, for the optimizer as it is.
-        schedule_free: grid of hand-tuned Schedule-Free, whose SGD has no momentum of its own.
+        schedule_free: grid of hand-tuned Schedule-Free, likewise for the optimizer as it is: where
+            averaging replaces a momentum of 0.9, steps are ten times as long as the LR says.
     """
 
     search: tuple[float, float]
