@@ -43,7 +43,8 @@ class AutoLRSConfig:
     trains until ``AutoLRSTrainer.finish()``."""
 
     lr_min: float | None
-    """Lower end of the LR search interval (η_min). None for both ends runs an LR range test."""
+    """Lower end of the LR search interval (η_min). None for both ends runs an LR range test,
+    unless there is a ``first_lr``."""
 
     lr_max: float | None
     """Upper end of the LR search interval (η_max)."""
@@ -85,7 +86,7 @@ class AutoLRSConfig:
 
     search: Search = "halving"
     """``"halving"``: six LRs before the first step, the best three again for longer, and their
-    weighted mean; later stages are searched only to correct a first LR that moved.
+    weighted mean; later stages are searched only where the best LR lay at the interval's end.
     ``"gaussian_process"``: the paper's, at each stage. ``"midpoints"``: at each stage, LRs spread
     over the interval, then halving the distance around the best."""
 
@@ -95,8 +96,8 @@ class AutoLRSConfig:
     ``resolved_probe_steps``. Ours (measured)."""
 
     first_lr: float | None = None
-    """``search="halving"`` starts with this LR and searches around it after the first stage.
-    None searches the whole interval before the first step."""
+    """A guess, for ``search="halving"``: the interval lies around it, a factor of 16 to each
+    side, and ``lr_min`` and ``lr_max`` are None."""
 
     probe_fraction: float = 0.1
     """Steps of a probe as a fraction of its stage (τ′/τ), where each stage is searched. Source:

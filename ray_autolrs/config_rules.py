@@ -91,6 +91,8 @@ def _check_interval(config: AutoLRSConfig) -> None:
         _check(config, "lr_min", config.lr_min < config.lr_max, rule)
     rule = "is for search='halving' only"
     _check(config, "first_lr", config.first_lr is None or config.search == "halving", rule)
+    rule = "has an interval of its own: leave lr_min and lr_max None, or first_lr out"
+    _check(config, "first_lr", config.first_lr is None or config.lr_min is None, rule)
     _check(
         config,
         "warmup_lr",

@@ -73,6 +73,7 @@ def config(**values):
         ({"averaging_momentum": 1.0}, r"averaging_momentum=1.0 must lie in \(0, 1\)"),
         ({"averaging_tail": 0.0}, r"averaging_tail=0.0 must lie in \(0, 1\]"),
         ({"probe_steps": 7}, r"probe_steps=7 must be an integer of at least 8"),
+        ({"search": "halving", "first_lr": 0.1}, r"first_lr=0.1 has an interval of its own"),
         ({"first_lr": 0.1}, r"first_lr=0.1 is for search='halving' only"),
         ({"search": "halving", "warmup_lr": 0.1}, r"warmup_lr=0.1 must be None with search="),
         ({"total_steps": None, "shape": "linear"}, r"shape='linear' must be 'constant' or 'wsd'"),

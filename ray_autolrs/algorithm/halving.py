@@ -1,4 +1,4 @@
-"""Search before the first step by successive halving, and re-search to correct a first guess.
+"""Search before the first step by successive halving, and re-search where it was in doubt.
 
 Symbols
     η       learning rate (LR); η_j of probe j
@@ -8,7 +8,8 @@ Symbols
     w_j     weight of a long probe, exp(-(Z_j - min Z) / (TEMPERATURE ΔZ)) / sum of these
 
 First stage
-    1. SHORT_PROBES LRs at log-midpoints of the interval, n steps each, warm-up n/4.
+    1. SHORT_PROBES LRs at log-midpoints of the interval, n steps each, warm-up n/4. With
+       ``first_lr`` the interval lies around it, GUESS_FACTOR to each side.
     2. The best and its neighbours again, from the start, for LONG_FACTOR n steps.
     3. ln m = Σ w_j ln η_j, less HORIZON_CORRECTION ln(T / 2n) where the weights are not averaged:
        short probes from initialisation favour LRs that are too large by then.
@@ -16,9 +17,10 @@ First stage
 Probes without averaging anneal: the long ones fall to zero over n/2 steps more, because the
 validation loss at a high LR is mostly noise of the LR.
 
-Later stages are not searched, unless the multiplier is in doubt: it came from ``first_lr``, or
-the last search moved it. Then REGION times the multiplier is tried, and the weighted mean is
-taken if it lies further away than HYSTERESIS.
+Later stages are not searched, unless the multiplier is in doubt: the best LR of the first search
+was the smallest or the largest that it tried, or the last re-search moved it. Then REGION times
+the multiplier is tried, within the interval, and the weighted mean is taken if it lies further
+away than HYSTERESIS.
 
 Source: our measurements (bench/NOTES.md).
 """
@@ -34,7 +36,7 @@ from ray_autolrs.algorithm.forecast import Forecast
 from ray_autolrs.algorithm.midpoints import log_midpoints
 from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.stage_probes import training_forecaster
-from ray_autolrs.algorithm.strategy import Candidate, Observation, StageContext
+from ray_autolrs.algorithm.strategy import Candidate, Observation, PastStage, StageContext
 from ray_autolrs.config import AutoLRSConfig
 
 SHORT_PROBES = 6
@@ -52,11 +54,14 @@ TEMPERATURE = 0.03
 HORIZON_CORRECTION = 0.2
 """Part of ln(T / 2n) by which an LR found at n steps is too large for T. Ours (measured)."""
 
-REGION = (1 / 8, 1 / 3, 1.0, 3.0, 8.0)
-"""Factors of the multiplier that the first re-search tries."""
+GUESS_FACTOR = 16.0
+"""How far ``first_lr`` may be off. Ours: twice the worst that it is tested with."""
 
-NARROW_REGION = (1 / 2, 1.0, 2.0)
-"""Factors that the re-searches after it try."""
+REGION = (1 / 3, 1.0, 3.0)
+"""Factors of the multiplier that a re-search tries. Ours: about the distance of first LRs."""
+
+REGION_PROBE_FRACTION = 0.1
+"""Steps of a re-search's probe as a fraction of its stage. Source: the paper's τ′/τ."""
 
 HYSTERESIS = 1.5
 """A re-search changes the multiplier by at least this factor, or not at all. Ours."""
@@ -78,10 +83,10 @@ class HalvingStrategy:
         self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
         asked = len(told) + len(running)
-        if context.past or self.config.first_lr is not None:
+        if context.past:
             lrs = self._region(context)
             return self._region_probe(context, lrs[asked]) if asked < len(lrs) else None
-        spread = log_midpoints(*self.config.lr_interval, SHORT_PROBES)
+        spread = log_midpoints(*self._interval, SHORT_PROBES)
         if asked < SHORT_PROBES:
             return self._first_probe(spread[asked], self.config.resolved_probe_steps, is_long=False)
         if len(told) < SHORT_PROBES or asked >= SHORT_PROBES + LONG_PROBES:
@@ -102,14 +107,12 @@ class HalvingStrategy:
 
     def choose(self, context: StageContext, told: Sequence[Observation]) -> float | None:
         searched = [result for result in told if result.forecast is not None]
-        is_first = not context.past and self.config.first_lr is None
-        if is_first and not searched:
-            return None
-        if is_first:
-            finalists = [r for r in searched if r.index >= SHORT_PROBES] or searched
-            lr = self._corrected(weighted_mean_lr(finalists, context.initial_loss))
-        else:
+        if context.past:
             lr = self._moved(context, searched)
+        elif searched:
+            lr = self._corrected(weighted_mean_lr(_finalists(searched), context.initial_loss))
+        else:
+            return None
         # An LR that diverged does so again; behind the probes stand those that were applied.
         diverged = [result for result in told if result.forecast is None]
         if sum(result.index >= self._probes(context) for result in diverged) > MOST_RETREATS:
@@ -117,9 +120,14 @@ class HalvingStrategy:
         return min([lr, *(0.5 * result.lr for result in diverged if result.lr <= lr)])
 
     def _probes(self, context: StageContext) -> int:
-        if context.past or self.config.first_lr is not None:
-            return len(self._region(context))
-        return SHORT_PROBES + LONG_PROBES
+        return len(self._region(context)) if context.past else SHORT_PROBES + LONG_PROBES
+
+    @property
+    def _interval(self) -> tuple[float, float]:
+        guess = self.config.first_lr
+        if guess is None:
+            return self.config.lr_interval
+        return guess / GUESS_FACTOR, guess * GUESS_FACTOR
 
     def _first_probe(self, lr: float, steps: int, *, is_long: bool) -> Candidate:
         warmup = max(1, self.config.resolved_probe_steps // 4)
@@ -128,7 +136,9 @@ class HalvingStrategy:
         return Candidate(lr, steps + decay, 1 if self.config.forecaster is None else 0, shape)
 
     def _region_probe(self, context: StageContext, lr: float) -> Candidate:
-        steps = max(self.config.resolved_probe_steps, context.stage.steps // 4)
+        steps = max(
+            self.config.resolved_probe_steps, round(REGION_PROBE_FRACTION * context.stage.steps)
+        )
         evals = 1 if self.config.forecaster is None else 0
         return Candidate(lr, steps, evals, run_shape(self.config))
 
@@ -141,27 +151,37 @@ class HalvingStrategy:
     def _region(self, context: StageContext) -> list[float]:
         """Return the LRs to try at a later stage; none where the multiplier is not in doubt."""
         past = context.past
-        if not past or len(past) >= LAST_RESEARCHED_STAGE:
+        if len(past) >= LAST_RESEARCHED_STAGE or not _is_in_doubt(past):
             return []
-        now = past[-1].lr
-        if self.config.first_lr is not None and len(past) == 1:
-            return [factor * now for factor in REGION]
-        moved = len(past) > 1 and bool(past[-1].results) and past[-1].lr != past[-2].lr
-        return [factor * now for factor in NARROW_REGION] if moved else []
+        low, high = self._interval
+        lrs = [min(max(factor * past[-1].lr, low), high) for factor in REGION]
+        return sorted(set(lrs))
 
     def _moved(self, context: StageContext, searched: Sequence[Observation]) -> float:
-        now = context.past[-1].lr if context.past else self.config.first_lr
-        assert now is not None
+        now = context.past[-1].lr
         if not searched:
             return now
         wanted = weighted_mean_lr(searched, context.initial_loss)
         return wanted if abs(math.log(wanted / now)) > math.log(HYSTERESIS) else now
 
 
+def _is_in_doubt(past: Sequence[PastStage]) -> bool:
+    last = past[-1]
+    if len(past) > 1:
+        return bool(last.results) and last.lr != past[-2].lr
+    judged = [(r.forecast.loss, r.lr) for r in _finalists(last.results) if r.forecast is not None]
+    tried = [result.lr for result in last.results]
+    return bool(judged) and min(judged)[1] in (min(tried), max(tried))
+
+
+def _finalists(results: Sequence[Observation]) -> list[Observation]:
+    """Return a first search's judged long probes, or the short ones if all of those diverged."""
+    judged = [result for result in results if result.forecast is not None]
+    return [result for result in judged if result.index >= SHORT_PROBES] or judged
+
+
 def first_search_steps(config: AutoLRSConfig) -> int:
     """Return the optimizer steps of the search before the first step."""
-    if config.first_lr is not None:
-        return 0
     long_steps = _long_steps(config) + _anneal_steps(config)
     return SHORT_PROBES * config.resolved_probe_steps + LONG_PROBES * long_steps
 

@@ -38,7 +38,7 @@ def with_interval(
     Raises:
         ValueError: the loss of the task never falls, or is not finite; see ``lr_range_test``.
     """
-    if config.lr_min is not None:
+    if config.lr_min is not None or config.first_lr is not None:
         return config
     found = folder.read_json(RANGE_TEST_FILE)
     if found is None:

@@ -175,7 +175,8 @@ class AutoLRSTrainer:
         A run has begun when its workers were ready: one that was refused may be mended.
         """
         found = folder.read_json(CONFIG_FILE)
-        if self.config.lr_min is None and found is not None:  # a finished run's range test
+        needs_interval = self.config.lr_min is None and self.config.first_lr is None
+        if needs_interval and found is not None:  # a finished run's range test
             interval = {"lr_min": found["lr_min"], "lr_max": found["lr_max"]}
             self.config = dataclasses.replace(self.config, **interval)
         wanted = self.config.to_dict()

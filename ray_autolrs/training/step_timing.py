@@ -87,7 +87,7 @@ def time_steps(
         asked = time.perf_counter()
         batch = next(stream)
         waited = time.perf_counter() - asked
-        replica.take_step(step, batch, micros, config.lr_interval[0], losses)
+        replica.take_step(step, batch, micros, 0.0, losses)
         losses.sum().item()  # waits for the device
         if step >= WARM_STEPS:
             steps += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,6 @@ from ray_autolrs.algorithm.decays import Trapezoid
 from ray_autolrs.algorithm.forecast import Forecast
 from ray_autolrs.algorithm.halving import (
     MOST_RETREATS,
-    NARROW_REGION,
     REGION,
     HalvingStrategy,
     first_search_steps,
@@ -33,6 +33,8 @@ from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.stages import Stage
 from ray_autolrs.algorithm.strategy import Observation, PastStage, StageContext
 from ray_autolrs.config import AutoLRSConfig
+
+GUESS = {"lr_min": None, "lr_max": None, "first_lr": 0.1}
 
 SPREAD = [10 ** (place / 2 - 2.75) for place in range(6)]
 """Six log-midpoints of 1e-3 to 1: half a decade apart, a quarter from the ends."""
@@ -208,10 +210,10 @@ def test_only_long_probes_are_weighed():
     ("overrides", "steps"),
     [
         ({"total_steps": 2300, "probe_steps": None}, 6 * 20 + 3 * 50),
-        ({"total_steps": 5000, "probe_steps": None}, 6 * 30 + 3 * 75),
+        ({"total_steps": 5000, "probe_steps": None}, 6 * 28 + 3 * 70),
         ({"total_steps": None, "probe_steps": None}, 6 * 40 + 3 * 100),
         ({"probe_steps": 30, "averaging": "none"}, 6 * 30 + 3 * (75 + 15)),
-        ({"first_lr": 0.1}, 0),
+        (GUESS, 6 * 20 + 3 * 50),
     ],
 )
 def test_first_search_steps(overrides, steps):
@@ -221,31 +223,48 @@ def test_first_search_steps(overrides, steps):
 # Re-search --------------------------------------------------------------------------------
 
 
+def after_first_search(losses, *lrs, searched=()) -> StageContext:
+    """The context after a first search with these losses at SPREAD, and stages with these LRs."""
+    context = later(*lrs, searched=searched)
+    told = short(losses)
+    places = [place for place in range(6) if losses[place] < 9]
+    told += [result(6 + i, SPREAD[place], losses[place]) for i, place in enumerate(places)]
+    return replace(context, past=(replace(context.past[0], results=tuple(told)), *context.past[1:]))
+
+
+INSIDE, LOWEST, HIGHEST = [9, 2, 1, 2, 9, 9], [1, 2, 3, 9, 9, 9], [9, 9, 9, 3, 2, 1]
+
+
 @pytest.mark.parametrize(
-    ("context", "overrides", "factors"),
+    ("context", "lrs"),
     [
-        (later(), {}, ()),  # first_lr is applied as it is
-        (later(0.1), {}, REGION),
-        (later(0.1, 0.1, searched=[2]), {}, ()),
-        (later(0.1, 0.3, searched=[2]), {}, NARROW_REGION),
-        (later(0.1, 0.3, 0.3, searched=[2, 3]), {}, ()),
-        (later(0.1, 0.3, 0.6, searched=[2, 3]), {}, NARROW_REGION),
-        (later(0.1, 0.3, 0.6, 1.2, searched=[2, 3, 4]), {}, ()),  # too late
-        (later(0.1), {"first_lr": None}, ()),
-        (later(0.1, 0.1), {"first_lr": None}, ()),
-        (later(0.1, 0.1, 0.1), {"first_lr": None}, ()),
+        (after_first_search(INSIDE, 0.02), []),
+        (after_first_search(HIGHEST, 0.3), [0.1, 0.3, 0.9]),
+        (after_first_search(HIGHEST, 0.6), [0.2, 0.6, 1.0]),  # within the interval
+        (after_first_search(LOWEST, 0.0015), [0.001, 0.0015, 0.0045]),
+        (after_first_search(HIGHEST, 0.3, 0.3, searched=[2]), []),  # it did not move
+        (after_first_search(HIGHEST, 0.3, 0.6, searched=[2]), [0.2, 0.6, 1.0]),
+        (after_first_search(HIGHEST, 0.3, 0.6, 0.6, searched=[2]), []),
+        (after_first_search(HIGHEST, 0.9, 0.6, 0.3, searched=[2, 3]), [0.1, 0.3, 0.9]),
+        (after_first_search(HIGHEST, 0.9, 0.6, 0.3, 0.1, searched=[2, 3, 4]), []),  # too late
     ],
 )
-def test_later_stages_search_around_an_lr_that_is_in_doubt(context, overrides, factors):
-    strategy = HalvingStrategy(config(**({"first_lr": 0.1} | overrides)))
-    now = context.past[-1].lr if context.past else math.nan
-    assert region(strategy, context) == [factor * now for factor in factors]
+def test_later_stages_search_around_an_lr_that_is_in_doubt(context, lrs):
+    assert region(HalvingStrategy(config()), context) == pytest.approx(lrs)
 
 
-@pytest.mark.parametrize(("probe_steps", "steps"), [(20, 50), (80, 80)])
+def test_a_guess_is_searched_around():
+    strategy = HalvingStrategy(config(**GUESS))
+    asked = [strategy.suggest(first(), short([1.0] * told), ()) for told in range(6)]
+    lrs = [candidate.lr for candidate in asked if candidate]
+    assert lrs == pytest.approx([0.1 * 256 ** ((place + 0.5) / 6 - 0.5) for place in range(6)])
+
+
+@pytest.mark.parametrize(("probe_steps", "steps"), [(15, 20), (80, 80)])
 def test_a_re_search_begins_like_the_stage_that_it_is_for(probe_steps, steps):
-    settings_ = config(first_lr=0.1, shape="wsd", probe_steps=probe_steps)
-    candidate = HalvingStrategy(settings_).suggest(later(0.1), (), ())
+    settings_ = config(shape="wsd", probe_steps=probe_steps)
+    context = after_first_search(HIGHEST, 0.3)
+    candidate = HalvingStrategy(settings_).suggest(context, (), ())
     assert candidate is not None
     assert (candidate.steps, candidate.evals, candidate.shape) == (steps, 1, run_shape(settings_))
 
@@ -258,27 +277,26 @@ def researched(losses, now=0.1, factors=REGION) -> list[Observation]:
 @pytest.mark.parametrize(
     ("losses", "lr"),
     [
-        ([9, 9, 1, 9, 9], 0.1),  # already good
-        ([9, 9, 9, 9, 1], 0.8),
-        ([1, 9, 9, 9, 9], 0.1 / 8),
-        ([9, 9, 1.0, 1.03, 9], 0.1),  # the mean is 1.34 times it: less than the hysteresis
-        ([9, 9, 1.0, 1.005, 9], 0.1 * 3 ** (1 / (1 + math.exp(1 / 6)))),  # 1.66 times it
-        ([9, 1.0, 1.0, 9, 9], 0.1 / math.sqrt(3)),
+        ([9, 1, 9], 0.1),  # already good
+        ([9, 9, 1], 0.3),
+        ([1, 9, 9], 0.1 / 3),
+        ([9, 1.0, 1.03], 0.1),  # the mean is 1.34 times it: less than the hysteresis
+        ([9, 1.0, 1.005], 0.1 * 3 ** (1 / (1 + math.exp(1 / 6)))),  # 1.66 times it
+        ([1.0, 1.0, 9], 0.1 / math.sqrt(3)),
     ],
 )
 def test_the_lr_moves_far_or_not_at_all(losses, lr):
-    strategy = HalvingStrategy(config(first_lr=0.1))
+    strategy = HalvingStrategy(config())
     assert strategy.choose(later(0.1), researched(losses)) == pytest.approx(lr, rel=1e-6)
 
 
 def test_a_stage_that_is_not_searched_keeps_the_lr():
-    assert HalvingStrategy(config(first_lr=0.1)).choose(later(), ()) == 0.1
     assert HalvingStrategy(config()).choose(later(0.1, 0.2), ()) == 0.2
 
 
 def test_an_lr_whose_probe_diverged_is_not_applied():
-    strategy = HalvingStrategy(config(first_lr=0.1))
-    for losses in ([2, 1, None, None, None], [1, None, None, None, None], [None] * 5):
+    strategy = HalvingStrategy(config())
+    for losses in ([1, None, None], [None] * 3):
         told = researched(losses)
         smallest = min(r.lr for r in told if r.forecast is None)
         chosen = strategy.choose(later(0.1), told)
@@ -346,7 +364,7 @@ def fails_when_applied(stage, times, best=0.1):
     return answer
 
 
-@pytest.mark.parametrize("overrides", [{}, {"first_lr": 0.1}])
+@pytest.mark.parametrize("overrides", [{}, GUESS])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_an_lr_that_diverges_is_halved(stage, overrides):
     _, commands = drive(rules(config(**overrides)), fails_when_applied(stage, 2))
@@ -354,13 +372,7 @@ def test_an_lr_that_diverges_is_halved(stage, overrides):
     assert tries == pytest.approx([tries[0], tries[0] / 2, tries[0] / 4])
 
 
-def test_a_re_search_that_keeps_an_lr_does_not_apply_it_again_after_it_diverged():
-    """The LR that was kept is a probed one, too: its probe was too short to diverge."""
-    _, commands = drive(rules(config(first_lr=0.1)), fails_when_applied(2, 1))
-    assert applied(commands, 2) == [0.1, pytest.approx(0.05)]
-
-
-@pytest.mark.parametrize("overrides", [{}, {"first_lr": 0.1}])
+@pytest.mark.parametrize("overrides", [{}, GUESS])
 def test_a_run_is_given_up_after_the_last_retreat(overrides):
     _, commands = drive(rules(config(**overrides)), fails_when_applied(1, MOST_RETREATS))
     assert len(applied(commands, 1)) == MOST_RETREATS + 1
@@ -383,7 +395,7 @@ def test_where_every_lr_diverges_the_run_is_given_up():
 # Whole runs -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("best", [1e-3, 0.004, 0.02, 0.1, 0.7])
+@pytest.mark.parametrize("best", [0.004, 0.02, 0.1])
 @pytest.mark.parametrize("diverges_at", [math.inf, 3.0])
 def test_the_minimum_is_found_within_a_factor_of_two(best, diverges_at):
     state, commands = drive(rules(config()), u_shaped(best, diverges_at * best))
@@ -395,17 +407,23 @@ def test_the_minimum_is_found_within_a_factor_of_two(best, diverges_at):
 
 
 @pytest.mark.parametrize("wrong", [1 / 8, 1 / 3, 1.0, 4.0])
-def test_a_wrong_first_lr_is_won_back(wrong):
-    state, commands = drive(rules(config(first_lr=0.1 * wrong)), u_shaped(0.1))
+def test_a_wrong_guess_is_corrected(wrong):
+    state, commands = drive(rules(config(**GUESS | {"first_lr": 0.1 * wrong})), u_shaped(0.1))
+    assert 0.05 < state.segments[-1].multiplier < 0.2
+    # An eighth: the best LR is the largest that is tried, and the next stage looks again.
+    probes = [command for command in commands if isinstance(command, Probe)]
+    assert (len(probes) == 9) == (wrong > 1 / 8)
+
+
+@pytest.mark.parametrize("best", [1e-4, 0.0012, 0.9, 30.0])
+def test_a_best_lr_at_the_interval_s_end_is_searched_again_within_it(best):
+    state, commands = drive(rules(config()), u_shaped(best))
     lrs = [segment.multiplier for segment in state.segments]
-    assert lrs[0] == 0.1 * wrong
-    assert 0.05 < lrs[-1] < 0.2
-    probes = [(c.stage, c.index) for c in commands if isinstance(c, Probe)]
-    assert probes[:5] == [(2, index) for index in range(5)]
-    assert len(probes) <= 5 + 2 * 3
-    if wrong == 1.0:
-        assert set(lrs) == {0.1}
-        assert len(probes) == 5
+    assert all(1e-3 <= lr <= 1.0 for lr in lrs)
+    nearest = min(max(best, 1e-3), 1.0)
+    assert abs(math.log(lrs[-1] / nearest)) <= abs(math.log(lrs[0] / nearest))
+    stages = {command.stage for command in commands if isinstance(command, Probe)}
+    assert {1, 2} <= stages <= {1, 2, 3, 4}
 
 
 @settings(derandomize=True, max_examples=40, deadline=None)
@@ -413,7 +431,7 @@ def test_a_wrong_first_lr_is_won_back(wrong):
     seed=st.integers(0, 10_000),
     parallel_probes=st.sampled_from([1, 3, 10]),
     best=st.sampled_from([0.004, 0.05, 0.4]),
-    overrides=st.sampled_from([{}, {"averaging": "none"}, {"first_lr": 0.03}]),
+    overrides=st.sampled_from([{}, {"averaging": "none"}, {**GUESS, "first_lr": 0.03}]),
 )
 def test_neither_lanes_nor_their_speed_change_the_schedule(seed, parallel_probes, best, overrides):
     answer = u_shaped(best, diverges_at=8 * best)
