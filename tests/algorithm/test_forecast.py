@@ -154,3 +154,12 @@ def test_constant_series_stays():
 def test_series_without_a_forecast_are_refused(losses, message):
     with pytest.raises(ValueError, match=message):
         TRAINING.forecast(losses, 100)
+
+
+def test_straight_line_is_not_trusted():
+    assert not TRAINING.forecast(np.linspace(3.0, 2.9, 100), 1000).trusted
+
+
+def test_clear_exponential_is_trusted():
+    noise = 0.01 * np.random.default_rng(0).normal(size=100)
+    assert TRAINING.forecast(exponential(100, 1.0, 3.0, 2.0) + noise, 1000).trusted
