@@ -1,0 +1,147 @@
+"""Whole runs by the default method in this process: files, restarts, the averaged model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray.train import RunConfig, ScalingConfig
+
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
+from ray_autolrs.algorithm.rules import planned_probe_steps
+from ray_autolrs.cluster.search_actor import SearchActor
+from tests.digits_task import DigitsTask
+
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The best LR lies at the interval's end, so that the second stage is searched, too.
+    "edge": {"lr_min": 1e-4, "lr_max": 0.01},
+    "ema": {"averaging": "ema", "shape": "wsd"},
+}
+
+
+def config(kind: str = "default") -> AutoLRSConfig:
+    values: dict[str, Any] = {
+        "total_steps": 200,
+        "lr_min": 1e-3,
+        "lr_max": 3.0,
+        "probe_steps": 8,
+        "max_stage_steps": 80,
+    }
+    return AutoLRSConfig(**(values | KINDS[kind]))
+
+
+def trainer(path: Path, kind: str = "default") -> AutoLRSTrainer:
+    return AutoLRSTrainer(
+        DigitsTask(),
+        config(kind),
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=kind, storage_path=str(path)),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One whole run of each kind."""
+    path = tmp_path_factory.mktemp("storage")
+    return {kind: trainer(path, kind).fit() for kind in KINDS}
+
+
+def of_kind(result: Any, kind: str) -> list[Any]:
+    return [event for event in result.events if event["kind"] == kind]
+
+
+def model_of(result: Any) -> dict[str, torch.Tensor]:
+    with result.checkpoint.as_directory() as folder:
+        model: dict[str, torch.Tensor] = torch.load(f"{folder}/model.pt")
+    return model
+
+
+def test_the_run_is_searched_once_and_trained_at_one_lr(finished: dict[str, Any]):
+    result = finished["default"]
+    probes = of_kind(result, "probe")
+    assert [(probe["stage"], probe["index"]) for probe in probes] == [(1, i) for i in range(9)]
+    assert [probe["steps"] for probe in probes] == [8] * 6 + [20] * 3
+    assert {probe["objective"] for probe in probes} == {"validation"}
+    assert result.costs.probe_steps == planned_probe_steps(config()) == 108
+    assert result.costs.apply_steps == 200
+    assert [event["steps"] for event in of_kind(result, "apply")] == [20, 40, 80, 60]
+    assert len({segment.multiplier for segment in result.schedule.segments}) == 1
+    first_step, last_step = result.schedule.lr_at(0), result.schedule.lr_at(199)
+    assert first_step == pytest.approx(last_step / 10)  # a warm-up of 10 steps
+    assert result.metrics["accuracy"] > 0.8
+
+
+def test_an_lr_at_the_interval_s_end_is_searched_around_once_more(finished: dict[str, Any]):
+    result = finished["edge"]
+    probes = of_kind(result, "probe")
+    assert [probe["stage"] for probe in probes][:9] == [1] * 9
+    assert {probe["stage"] for probe in probes} >= {1, 2}
+    assert all(1e-4 <= probe["lr"] <= 0.01 for probe in probes)
+    assert result.costs.probe_steps + sum(
+        event["reused_steps"] for event in of_kind(result, "apply")
+    ) == sum(probe["steps"] for probe in probes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_holds_the_averaged_weights(finished: dict[str, Any], kind: str):
+    result, task = finished[kind], DigitsTask()
+    model = task.build_model()
+    model.load_state_dict(model_of(result))
+    model.eval()
+    with torch.no_grad():
+        loss = task.loss(model, list(task.val_dataset().tensors)).item()
+    assert loss == pytest.approx(result.metrics["loss"], rel=1e-6)
+    # Which are not those that training goes on from.
+    with result.checkpoint.as_directory() as folder:
+        state = torch.load(f"{folder}/state.pt", weights_only=False)
+    model.load_state_dict(state["tensors"])
+    with torch.no_grad():
+        other = task.loss(model, list(task.val_dataset().tensors)).item()
+    assert abs(other - loss) > 1e-4 * loss
+
+
+class InterruptedRunError(Exception):
+    """Stands for the death of the process."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "answered"),
+    [
+        *(("default", answered) for answered in (1, 2, 6, 9, 10, 11, 12, 13, 14)),
+        *(("edge", answered) for answered in (10, 12)),
+        ("ema", 11),
+    ],
+)
+def test_a_run_interrupted_anywhere_ends_bit_equal(
+    finished: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    answered: int,
+):
+    """Stop after any number of answered events: the last one is logged, and nothing is saved."""
+    exchange, count = SearchActor.exchange, [0]
+
+    def interrupted(self: SearchActor, event: Any) -> Any:
+        command = exchange(self, event)
+        count[0] += 1
+        if count[0] == answered:
+            raise InterruptedRunError
+        return command
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchActor, "exchange", interrupted)
+        with pytest.raises(InterruptedRunError):
+            trainer(tmp_path, kind).fit()
+    resumed, expected = trainer(tmp_path, kind).fit(), finished[kind]
+
+    assert resumed.schedule == expected.schedule
+    assert resumed.metrics == expected.metrics
+    probes = [(probe["stage"], probe["index"]) for probe in of_kind(resumed, "probe")]
+    assert len(set(probes)) == len(of_kind(expected, "probe"))
+    model, wanted = model_of(resumed), model_of(expected)
+    assert model.keys() == wanted.keys()
+    assert all(torch.equal(model[name], wanted[name]) for name in wanted)

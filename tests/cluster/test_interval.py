@@ -1,0 +1,140 @@
+"""Runs that are given no search interval. Without Ray, but for the last test."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray.train import RunConfig, ScalingConfig
+from torch import Tensor, nn
+
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
+from ray_autolrs.baselines.range_test import lr_range_test
+from ray_autolrs.cluster import interval
+from ray_autolrs.cluster.interval import RANGE_TEST_FILE, range_test_steps, with_interval
+from ray_autolrs.cluster.run_folder import RunFolder
+from ray_autolrs.cluster.search_actor import SearchActor
+from tests.digits_task import DigitsTask
+
+CONFIG = AutoLRSConfig(total_steps=100, lr_min=None, lr_max=None, probe_steps=8)
+LOCAL = ScalingConfig(num_workers=0)
+
+
+class Stays(DigitsTask):
+    """Its loss does not depend on what is trained."""
+
+    def loss(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
+        return super().loss(model, batch) * 0 + 1.0
+
+
+def trainer(path: Path, config: AutoLRSConfig = CONFIG, task: Any = None) -> AutoLRSTrainer:
+    return AutoLRSTrainer(
+        task or DigitsTask(),
+        config,
+        scaling_config=LOCAL,
+        run_config=RunConfig(name="run", storage_path=str(path)),
+    )
+
+
+def read(path: Path, name: str) -> Any:
+    return json.loads((path / "run" / name).read_text())
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("tested again")
+
+
+@pytest.fixture(scope="module")
+def expected() -> Any:
+    return lr_range_test(DigitsTask())
+
+
+def test_a_run_searches_the_interval_that_the_range_test_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any
+):
+    result = trainer(tmp_path).fit()
+    found = read(tmp_path, RANGE_TEST_FILE)
+    assert (found["lr_min"], found["lr_max"]) == (expected.lr_min, expected.lr_max)
+    assert found["losses"] == list(expected.losses)
+    wanted = dataclasses.replace(CONFIG, lr_min=expected.lr_min, lr_max=expected.lr_max)
+    assert result.config == wanted
+    assert AutoLRSConfig.from_dict(read(tmp_path, "config.json")) == wanted
+    assert result.events[-1]["range_test_steps"] == len(expected.losses) > 20
+    lrs = [event["lr"] for event in result.events if event["kind"] == "probe"]
+    assert len(lrs) == 9
+    assert all(expected.lr_min < lr < expected.lr_max for lr in lrs)
+
+    # Once it has ended nothing is run again.
+    monkeypatch.setattr(interval, "lr_range_test", refuse)
+    again = trainer(tmp_path).fit()
+    assert (again.config, again.events) == (wanted, result.events)
+    given = trainer(tmp_path, wanted).fit()
+    assert (given.config, given.events) == (wanted, result.events)
+    with pytest.raises(ValueError, match="was started with seed=0, not 1"):
+        trainer(tmp_path, dataclasses.replace(CONFIG, seed=1)).fit()
+
+
+class KilledError(Exception):
+    """Stands for the death of the process."""
+
+
+@pytest.mark.parametrize("answers", [0, 1, 5, 10])
+def test_a_run_that_is_continued_keeps_its_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any, answers: int
+):
+    exchange, left = SearchActor.exchange, [answers]
+
+    def killed(self: SearchActor, event: Any) -> Any:
+        if left[0] == 0:
+            raise KilledError
+        left[0] -= 1
+        return exchange(self, event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchActor, "exchange", killed)
+        with pytest.raises(KilledError):
+            trainer(tmp_path).fit()
+    monkeypatch.setattr(interval, "lr_range_test", refuse)
+    result = trainer(tmp_path).fit()
+    assert result.config.lr_interval == (expected.lr_min, expected.lr_max)
+    assert read(tmp_path, "config.json")["lr_max"] == expected.lr_max
+    assert result.events[-1]["range_test_steps"] == len(expected.losses)
+
+
+def test_a_task_whose_loss_never_falls_is_refused_before_anything_is_trained(tmp_path: Path):
+    with pytest.raises(ValueError, match="the loss never falls between LR"):
+        trainer(tmp_path, task=Stays()).fit()
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == []
+    # The task may be mended under the run's name.
+    trainer(tmp_path).fit()
+
+
+def test_an_interval_that_is_given_is_left_alone(tmp_path: Path):
+    given = dataclasses.replace(CONFIG, lr_min=0.01, lr_max=1.0)
+    folder = RunFolder(str(tmp_path), "run")
+    assert with_interval(given, Stays(), folder, LOCAL) is given
+    assert range_test_steps(folder) == 0
+
+
+def test_a_range_test_draws_no_random_numbers(tmp_path: Path):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with_interval(CONFIG, DigitsTask(), RunFolder(str(tmp_path), "run"), LOCAL)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_find_the_interval_of_a_local_run(ray_cluster: Path, tmp_path: Path, expected: Any):
+    two = ScalingConfig(num_workers=2)
+    found = with_interval(CONFIG, DigitsTask(), RunFolder(str(tmp_path), "run"), two)
+    # The task names its micro-batch size, so that two workers cut the batch as one does.
+    assert found.lr_interval == (expected.lr_min, expected.lr_max)
+    with pytest.raises(ValueError, match="the loss never falls") as caught:
+        with_interval(CONFIG, Stays(), RunFolder(str(tmp_path), "other"), two)
+    assert isinstance(caught.value.__cause__, ray.exceptions.RayTaskError)
