@@ -23,6 +23,15 @@ from ray_autolrs.algorithm.messages import (
     ProbeDone,
     Ready,
 )
+from ray_autolrs.algorithm.phases import (
+    Applying,
+    Finished,
+    Phase,
+    Probing,
+    RunState,
+    Starting,
+    WarmingUp,
+)
 from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.segments import LinearWarmup, Segment
 from ray_autolrs.algorithm.shapes import Shape
@@ -57,96 +66,6 @@ class Rules:
     config: AutoLRSConfig
     strategy: SearchStrategy
     parallel_probes: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Starting:
-    """Nothing has happened yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class WarmingUp:
-    """The warm-up is being applied."""
-
-    segment: Segment
-
-
-@dataclass(frozen=True, slots=True)
-class Probing:
-    """LRs are being tried.
-
-    Attributes:
-        stage: the stage that they are for.
-        asked: the probes asked so far, in order.
-        results: the judged probes by index; those of ``asked`` that are missing still run.
-    """
-
-    stage: Stage
-    asked: tuple[Candidate, ...] = ()
-    results: tuple[Observation, ...] = ()
-
-    @property
-    def best(self) -> int | None:
-        """Index of the probe that promises most so far."""
-        judged = [(r.forecast.loss, r.index) for r in self.results if r.forecast is not None]
-        return min(judged)[1] if judged else None
-
-    @property
-    def in_order(self) -> tuple[Observation, ...]:
-        """The results up to the first probe that still runs: what a search may be told."""
-        ordered = sorted(self.results, key=lambda result: result.index)
-        return tuple(result for place, result in enumerate(ordered) if result.index == place)
-
-
-@dataclass(frozen=True, slots=True)
-class Applying:
-    """The chosen LR is being applied.
-
-    Attributes:
-        stage: the stage that it is applied for.
-        segment: its LR.
-        results: the stage's judged probes, in the order asked.
-        best: index of the probe whose LRs the segment begins with; None if there is none.
-    """
-
-    stage: Stage
-    segment: Segment
-    results: tuple[Observation, ...]
-    best: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Every stage is applied."""
-
-
-Phase = Starting | WarmingUp | Probing | Applying | Finished
-
-
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """Everything that the machine knows.
-
-    Attributes:
-        phase: what is going on.
-        past: the warm-up and the stages that were applied, in order.
-        initial_loss: training loss before the first update; NaN until it is known.
-        ending: whether the user has asked a run without an end to finish.
-    """
-
-    phase: Phase = Starting()
-    past: tuple[WarmingUp | Applying, ...] = ()
-    initial_loss: float = math.nan
-    ending: bool = False
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The schedule found so far, the segment being applied included."""
-        applied = tuple(phase.segment for phase in self.past)
-        current = self.phase
-        return (
-            (*applied, current.segment) if isinstance(current, (WarmingUp, Applying)) else applied
-        )
 
 
 def advance(rules: Rules, state: RunState, event: Event) -> tuple[RunState, tuple[Command, ...]]:

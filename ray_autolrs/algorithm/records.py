@@ -13,14 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.machine import (
-    Applying,
-    Probing,
-    Rules,
-    RunState,
-    WarmingUp,
-    advance,
-)
+from ray_autolrs.algorithm.machine import Rules, advance
 from ray_autolrs.algorithm.messages import (
     ApplyDone,
     Event,
@@ -28,6 +21,7 @@ from ray_autolrs.algorithm.messages import (
     ProbeDone,
     Ready,
 )
+from ray_autolrs.algorithm.phases import Applying, Probing, RunState, WarmingUp
 from ray_autolrs.algorithm.segments import Segment
 from ray_autolrs.algorithm.strategy import (
     Candidate,

@@ -14,14 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from ray_autolrs.algorithm.machine import (
-    Applying,
-    Finished,
-    Probing,
-    RunState,
-    advance,
-    outstanding,
-)
+from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import (
     Apply,
     Command,
@@ -32,6 +25,7 @@ from ray_autolrs.algorithm.messages import (
     ProbeDone,
     Ready,
 )
+from ray_autolrs.algorithm.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.records import Record, choice_record, event_record, replay
 from ray_autolrs.algorithm.rules import rules_of
 from ray_autolrs.cluster.leases import Assignment, Idle, Leases, Over

@@ -28,6 +28,7 @@ from ray_autolrs.training.averaging import NoAverage, average_of
 from ray_autolrs.training.batches import StepBatches, dataset_size, validation_subset
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.evaluation import Evaluation
+from ray_autolrs.training.kept_probes import KeptProbe, KeptProbes
 from ray_autolrs.training.replica import Replica, running_norms
 from ray_autolrs.training.snapshot import Snapshot, share_buffers
 
@@ -84,7 +85,7 @@ class Worker:
         )
         self.replica = Replica(task, group, device, config.seed, partial(average_of, config=config))
         self.snapshot = Snapshot()
-        self._kept = _KeptProbes()
+        self._kept = KeptProbes()
         self._is_rehearsed = False
 
     def take_snapshot(self, step: int) -> None:
@@ -215,7 +216,7 @@ class Worker:
         lane: _Lane,
         *,
         with_metrics: bool = False,
-        kept: _KeptProbe | None = None,
+        kept: KeptProbe | None = None,
     ) -> _Outcome:
         """Restore the snapshot, take the segment's steps, and stop early if the loss diverges.
 
@@ -283,49 +284,6 @@ def _mean_losses(table: Tensor, group: Group) -> list[float]:
     group.sum_(summed)
     mean: list[float] = summed.mean(dim=1).tolist()
     return mean
-
-
-@dataclass(frozen=True, slots=True)
-class _KeptProbe:
-    """The state at the end of a probe, and the training loss of each of its steps."""
-
-    probe: Probe
-    losses: tuple[float, ...]
-    end: Snapshot
-
-
-class _KeptProbes:
-    """The ends of the latest probe and of the stage's best: the applied run may go on from one.
-
-    A cache: going on from the end of a probe gives the same bits as taking its steps again.
-    """
-
-    def __init__(self) -> None:
-        self._latest: _KeptProbe | None = None
-        self._best: _KeptProbe | None = None
-
-    def keep(self, replica: Replica, probe: Probe, losses: tuple[float, ...]) -> None:
-        """Keep the replica's state as the latest, and what was the latest if it is the best."""
-        spare = self._latest
-        if self._latest is not None and self._latest.probe.index == probe.best:
-            spare, self._best = self._best, self._latest
-        end = spare.end if spare is not None else Snapshot()
-        end.capture(replica, probe.segment.last_step + 1)
-        self._latest = _KeptProbe(probe, losses, end)
-
-    def forget(self) -> None:
-        """Drop both: a new stage begins."""
-        self._latest = self._best = None
-
-    def state_for(self, apply: Apply) -> _KeptProbe | None:
-        """Return the end of the probe that the applied segment begins with, if it was kept."""
-        for kept in (self._latest, self._best):
-            if kept is not None and (kept.probe.stage, kept.probe.index) == (
-                apply.stage,
-                apply.best,
-            ):
-                return kept
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,16 +19,9 @@ from ray_autolrs.algorithm.halving import (
     first_search_steps,
     weighted_mean_lr,
 )
-from ray_autolrs.algorithm.machine import (
-    Applying,
-    Finished,
-    Rules,
-    RunState,
-    SearchFailedError,
-    advance,
-    outstanding,
-)
+from ray_autolrs.algorithm.machine import Rules, SearchFailedError, advance, outstanding
 from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone, Ready
+from ray_autolrs.algorithm.phases import Applying, Finished, RunState
 from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.stages import Stage
 from ray_autolrs.algorithm.strategy import Observation, PastStage, StageContext

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from ray_autolrs.algorithm.machine import Applying, RunState, advance, outstanding
+from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import ApplyDone, Finish, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.paper import GaussianProcessStrategy
+from ray_autolrs.algorithm.phases import Applying, RunState
 from ray_autolrs.algorithm.records import choice_record, event_record, record_event, replay
 from ray_autolrs.algorithm.rules import rules_of
 from ray_autolrs.config import AutoLRSConfig

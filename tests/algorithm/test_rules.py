@@ -5,9 +5,10 @@ import math
 import pytest
 
 from ray_autolrs.algorithm.halving import HalvingStrategy
-from ray_autolrs.algorithm.machine import Finished, RunState, advance, outstanding
+from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import ApplyDone, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.midpoints import MidpointsStrategy
+from ray_autolrs.algorithm.phases import Finished, RunState
 from ray_autolrs.algorithm.rules import most_parallel_probes, planned_probe_steps, rules_of
 from ray_autolrs.config import AutoLRSConfig
 

@@ -1,0 +1,52 @@
+"""Probes that are not wasted: a stage may go on from the end of the probe with its LRs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_autolrs.algorithm.messages import Apply, Probe
+from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class KeptProbe:
+    """The state at the end of a probe, and the training loss of each of its steps."""
+
+    probe: Probe
+    losses: tuple[float, ...]
+    end: Snapshot
+
+
+class KeptProbes:
+    """The ends of the latest probe and of the stage's best: the applied run may go on from one.
+
+    A cache: going on from the end of a probe gives the same bits as taking its steps again.
+    """
+
+    def __init__(self) -> None:
+        self._latest: KeptProbe | None = None
+        self._best: KeptProbe | None = None
+
+    def keep(self, replica: Replica, probe: Probe, losses: tuple[float, ...]) -> None:
+        """Keep the replica's state as the latest, and what was the latest if it is the best."""
+        spare = self._latest
+        if self._latest is not None and self._latest.probe.index == probe.best:
+            spare, self._best = self._best, self._latest
+        end = spare.end if spare is not None else Snapshot()
+        end.capture(replica, probe.segment.last_step + 1)
+        self._latest = KeptProbe(probe, losses, end)
+
+    def forget(self) -> None:
+        """Drop both: a new stage begins."""
+        self._latest = self._best = None
+
+    def state_for(self, apply: Apply) -> KeptProbe | None:
+        """Return the end of the probe that the applied segment begins with, if it was kept."""
+        for kept in (self._latest, self._best):
+            if kept is not None and (kept.probe.stage, kept.probe.index) == (
+                apply.stage,
+                apply.best,
+            ):
+                return kept
+        return None
