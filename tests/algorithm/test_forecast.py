@@ -157,7 +157,7 @@ def test_series_without_a_forecast_are_refused(losses, message):
 
 
 def test_straight_line_is_not_trusted():
-    assert not TRAINING.forecast(np.linspace(3.0, 2.9, 100), 1000).trusted
+    assert not TRAINING.forecast(np.linspace(3.0, 2.9, 100).tolist(), 1000).trusted
 
 
 def test_clear_exponential_is_trusted():

@@ -112,7 +112,7 @@ def test_falling_tail_is_not_trusted_and_level_tail_is(name):
 
 @pytest.mark.parametrize("name", ["tail_mean", "tail_median"])
 def test_rising_tail_is_not_trusted(name):
-    assert not FORECASTERS[name]().forecast(np.linspace(2.0, 3.0, 50), 500).trusted
+    assert not FORECASTERS[name]().forecast(np.linspace(2.0, 3.0, 50).tolist(), 500).trusted
 
 
 @pytest.mark.parametrize("name", sorted(FORECASTERS))
