@@ -38,6 +38,16 @@ regret of the exponential from .132 to .020)."""
 RATE_POINTS = 60
 """Rates that the prediction is averaged over, evenly spaced in log r. Ours."""
 
+LIKELY = 20.0
+"""Rates less likely than the best by this in the log are left out when the grid zooms in: together
+they weigh about e⁻²⁰. Ours."""
+
+ZOOMS = 4
+"""Most times that the grid zooms in. Ours: each narrows it up to thirty times."""
+
+TAIL_POINTS = 3
+"""Fewest points in a tail: a line through two leaves no noise to judge its slope by. Ours."""
+
 SIGNIFICANT_SLOPE = 3.0
 """A tail whose slope is so many standard errors from 0 is still moving. Ours."""
 
@@ -62,15 +72,11 @@ class BoundedExponentialForecaster:
         """See :meth:`Forecaster.forecast`. Not trusted where its error exceeds its change."""
         series = checked_series(losses)
         count = len(series)
+        # A horizon within the series asks for no slower rate than the series itself can show.
         slowest = SLOWEST_RATE / max(horizon, count)
-        rates = np.geomspace(slowest, max(FASTEST_DECAY / 2, 2 * slowest), RATE_POINTS)
-        fits = [_fit(series, rate, horizon) for rate in rates]
+        fits, errors, logs = _likely_fits(series, slowest, horizon)
         predictions = np.array([fit.prediction for fit in fits])
-        # The floor keeps a series without noise from dividing by 0.
-        floor = 1e-12 * max(float(np.ptp(series)), 1e-12) ** 2 * count
-        errors = np.array([max(fit.squared_error, floor) for fit in fits])
-        logs = -0.5 * count * np.log(errors)
-        weights = np.exp(logs - logs.max())
+        weights = np.exp(logs)
         weights /= weights.sum()
         mean = float(weights @ predictions)
         within = float(weights @ np.array([fit.variance for fit in fits]))
@@ -86,7 +92,10 @@ class TailMeanForecaster:
     """The mean of a series' last part: no forecast, and on short probes better than most.
 
     Attributes:
-        tail: part of the series that counts, in (0, 1].
+        tail: part of the series that counts, in (0, 1]; never fewer than ``TAIL_POINTS`` points.
+
+    Raises:
+        ValueError: ``tail`` is outside (0, 1].
 
     Example:
         >>> TailMeanForecaster(tail=0.5).forecast([4.0] * 4 + [1.0, 2.0, 1.0, 2.0], 80).loss
@@ -94,6 +103,9 @@ class TailMeanForecaster:
     """
 
     tail: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check_tail(self.tail)
 
     def forecast(self, losses: Sequence[float], horizon: int) -> Forecast:
         """See :meth:`Forecaster.forecast`. Not trusted while the tail still falls or rises."""
@@ -106,7 +118,10 @@ class TailMedianForecaster:
     """The median of a series' last part, for losses with spikes.
 
     Attributes:
-        tail: part of the series that counts, in (0, 1].
+        tail: part of the series that counts, in (0, 1]; never fewer than ``TAIL_POINTS`` points.
+
+    Raises:
+        ValueError: ``tail`` is outside (0, 1].
 
     Example:
         >>> TailMedianForecaster(tail=0.5).forecast([4.0] * 5 + [1.0, 2.0, 1.0, 90.0, 1.5], 90).loss
@@ -114,6 +129,9 @@ class TailMedianForecaster:
     """
 
     tail: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check_tail(self.tail)
 
     def forecast(self, losses: Sequence[float], horizon: int) -> Forecast:
         """See :meth:`Forecaster.forecast`. Not trusted while the tail still falls or rises."""
@@ -141,22 +159,51 @@ class _Fit:
     squared_error: float
 
 
+def _likely_fits(series: Array, slowest: float, horizon: int) -> tuple[list[_Fit], Array, Array]:
+    """Return fits over the likely rates, their squared errors, and their log likelihoods.
+
+    Little noise makes the likelihood far narrower than a step of the first grid. One rate would
+    then take all the weight, and the spread between rates, most of the error, be lost. So the grid
+    zooms in until what is likely fills half of it. The highest log likelihood is 0.
+    """
+    # The floor keeps a series without noise from dividing by 0.
+    floor = 1e-12 * max(float(np.ptp(series)), 1e-12) ** 2 * len(series)
+    rates = np.geomspace(slowest, max(FASTEST_DECAY / 2, 2 * slowest), RATE_POINTS)
+    zooms = 0
+    while True:
+        fits = [_fit(series, rate, horizon) for rate in rates]
+        errors = np.array([max(fit.squared_error, floor) for fit in fits])
+        logs = -0.5 * len(series) * np.log(errors / errors.min())
+        likely = np.flatnonzero(logs > -LIKELY)
+        low, high = max(likely[0] - 1, 0), min(likely[-1] + 1, RATE_POINTS - 1)
+        if zooms == ZOOMS or high - low > RATE_POINTS // 2:
+            return fits, errors, logs
+        rates = np.geomspace(rates[low], rates[high], RATE_POINTS)
+        zooms += 1
+
+
 def _fit(series: Array, rate: float, horizon: int) -> _Fit:
     """Return the least-squares prediction for one rate, with its variance."""
-    basis = np.exp(-rate * np.arange(len(series)))
+    # Less 1, which c takes up: without cancellation where the rate is small.
+    basis = np.expm1(-rate * np.arange(len(series)))
     centred = basis - basis.mean()
     spread = float(centred @ centred)
     scale = float(centred @ series) / spread
     residuals = series - series.mean() - scale * centred
     squared_error = float(residuals @ residuals)
-    distance = math.exp(-rate * horizon) - float(basis.mean())
+    distance = math.expm1(-rate * horizon) - float(basis.mean())
     variance = squared_error / (len(series) - 2) * (1 / len(series) + distance**2 / spread)
     return _Fit(float(series.mean()) + scale * distance, variance, squared_error)
 
 
 def _tail(losses: Sequence[float], part: float) -> Array:
     series = checked_series(losses)
-    return series[-max(3, round(part * len(series))) :]
+    return series[-max(TAIL_POINTS, round(part * len(series))) :]
+
+
+def _check_tail(part: float) -> None:
+    if not 0 < part <= 1:
+        raise ValueError(f"tail must be above 0 and at most 1, got {part!r}: it is a part of 1")
 
 
 def _standard_error(tail: Array) -> float:

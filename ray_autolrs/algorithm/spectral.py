@@ -136,24 +136,27 @@ class SpectralModel:
         return Forecast(loss, std, bool(seen and clear and self.points >= TRUSTED_POINTS))
 
 
-def fit_spectral(curves: Sequence[LossCurve], lr_scale: float) -> SpectralModel:
+def fit_spectral(curves: Sequence[LossCurve], lr_scale: float | None = None) -> SpectralModel:
     """Fit the model to the applied history and all probes at once.
 
     Args:
         curves: pieces of the applied history, which join from step 0, and probes; in any order.
-        lr_scale: about the largest LR in question; a unit, which the LRs may exceed.
+        lr_scale: η_max, about the largest LR in question; a unit, which the LRs may exceed. None
+            takes the largest LR of the curves (1 where all are 0).
 
     Raises:
         ValueError: the curves are too short, not finite, or do not join; or ``lr_scale`` is not a
             positive number.
     """
-    if not (math.isfinite(lr_scale) and lr_scale > 0):
+    if lr_scale is not None and not (math.isfinite(lr_scale) and lr_scale > 0):
         raise ValueError(f"lr_scale must be positive and finite, got {lr_scale!r}")
     for curve in curves:
         _check_curve(curve)
     seen = sum(len(curve.lrs) for curve in curves)
     if seen < MIN_SERIES_POINTS:
         raise ValueError(f"the curves have {seen} steps; a fit needs {MIN_SERIES_POINTS}")
+    if lr_scale is None:
+        lr_scale = max(max(curve.lrs) for curve in curves) or 1.0
     history = _joined_history(curves)
     basis = _Basis(lr_scale, max(curve.first_step + len(curve.lrs) for curve in curves))
     states = basis.walk(np.array(history.lrs), basis.start())

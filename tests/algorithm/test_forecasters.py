@@ -68,8 +68,7 @@ def test_clean_exponential_is_recovered(points, decay, scale, offset):
     """At ten times the length, rates down to .4 of the series' own are allowed."""
     forecast = BOUNDED.forecast(exponential(points, scale, decay, offset), 10 * points)
     truth = scale * math.exp(-decay * 10) + offset
-    # The rates are a grid, 12-20% apart: the nearest stands in for the true one.
-    assert forecast.loss == pytest.approx(truth, abs=0.05 * scale)
+    assert forecast.loss == pytest.approx(truth, abs=1e-5 * scale)
     assert forecast.trusted
 
 
@@ -89,6 +88,27 @@ def test_nearly_straight_exponential_stays_within_its_own_fall():
     losses = exponential(100, 2.0, 0.1, 1.0)
     forecast = BOUNDED.forecast(losses, 1000)
     assert 2.0 * math.exp(-1.0) + 1.0 < forecast.loss < losses[-1]
+
+
+@pytest.mark.parametrize("points", [100, 400])
+@pytest.mark.parametrize("size", [0.003, 0.01, 0.1])
+@pytest.mark.parametrize("decay", [1.0, 3.0, 10.0])
+def test_standard_deviation_covers_the_error_however_quiet_the_series(points, size, decay):
+    """A grid of rates that is too coarse for little noise once told a 60th of the error."""
+    truth = math.exp(-decay * 10) + 2.0
+    errors = []
+    for seed in range(15):
+        losses = exponential(points, 1.0, decay, 2.0) + noise(points, size, seed)
+        forecast = BOUNDED.forecast(losses, 10 * points)
+        errors.append((forecast.loss - truth) / forecast.std)
+    assert 0.4 < math.sqrt(np.mean(np.square(errors))) < 1.7
+
+
+@pytest.mark.parametrize("forecaster", [TailMeanForecaster, TailMedianForecaster])
+@pytest.mark.parametrize("tail", [0.0, -0.3, 1.01, math.nan])
+def test_impossible_tail_is_refused(forecaster, tail):
+    with pytest.raises(ValueError, match=r"tail must be above 0 and at most 1, got"):
+        forecaster(tail)
 
 
 def test_horizon_within_the_series_is_allowed():

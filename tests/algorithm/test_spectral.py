@@ -148,6 +148,14 @@ def test_same_input_gives_same_model_in_any_order_and_from_pieces():
     assert shuffled.loss == pytest.approx(expected.loss, abs=1e-6)
 
 
+def test_scale_of_the_lrs_is_the_largest_where_none_is_given():
+    _, curves = experiment(0, 0.13)
+    expected = fit_spectral(curves, 2 * LR).predict(decay(LR))
+    assert fit_spectral(curves).predict(decay(LR)) == expected
+    still = fit_spectral([LossCurve((0.0,) * 30, (2.0,) * 30, 0, None)])
+    assert still.predict([0.0]).loss == pytest.approx(2.0, rel=1e-3)
+
+
 @pytest.mark.parametrize("factor", [10.0, 1e-3])
 def test_unit_of_the_losses_does_not_matter(factor):
     _, curves = experiment(0, 0.13)
@@ -233,6 +241,7 @@ HISTORY = LossCurve((0.1,) * 20, (1.0,) * 20, 0, None)
         ([HISTORY, HISTORY], 1.0, "starts at step 0, where 20 was"),
         ([HISTORY, LossCurve((0.1,), (1.0,), 21, 0)], 1.0, "step 21, beyond the .* 20 steps"),
         ([HISTORY], 0.0, "lr_scale must be positive and finite, got 0.0"),
+        ([], None, "have 0 steps; a fit needs 8"),
         ([HISTORY], math.inf, "lr_scale must be positive and finite, got inf"),
     ],
 )
