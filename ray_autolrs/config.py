@@ -125,9 +125,9 @@ class AutoLRSConfig:
     ``"schedule_free"`` (gradients are taken near it, and the optimizer's own momentum is turned
     off), ``"ema"``, ``"tail"`` or ``"none"``. The paper has none."""
 
-    averaging_momentum: float = 0.9
-    """How near to the average Schedule-Free takes its gradients (β). Source: the package's
-    default; smaller is better for small batches, larger for large ones (bench/NOTES.md)."""
+    averaging_momentum: float = 0.85
+    """How near to the average Schedule-Free takes its gradients (β). Ours: smaller is better
+    for small batches, larger for large ones (bench/NOTES.md); the package's is 0.9."""
 
     averaging_power: float = 1.0
     """Weight of a step in the Schedule-Free average, as a power of its number (r). Ours

@@ -11,8 +11,8 @@ First stage
     1. SHORT_PROBES LRs at log-midpoints of the interval, n steps each, warm-up n/4. With
        ``first_lr`` the interval lies around it, GUESS_FACTOR to each side.
     2. The best and its neighbours again, from the start, for LONG_FACTOR n steps.
-    3. ln m = Σ w_j ln η_j, less HORIZON_CORRECTION ln(T / 2n) where the weights are not averaged:
-       short probes from initialisation favour LRs that are too large by then.
+    3. ln m = Σ w_j ln η_j - c ln(T / 2n): short probes from initialisation favour LRs that are
+       too large for T steps. c is HORIZON_CORRECTION, or half of it where weights are averaged.
 
 Probes without averaging anneal: the long ones fall to zero over n/2 steps more, because the
 validation loss at a high LR is mostly noise of the LR.
@@ -36,7 +36,13 @@ from ray_autolrs.algorithm.forecast import Forecast
 from ray_autolrs.algorithm.midpoints import log_midpoints
 from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.stage_probes import training_forecaster
-from ray_autolrs.algorithm.strategy import Candidate, Observation, PastStage, StageContext
+from ray_autolrs.algorithm.strategy import (
+    MOST_RETREATS,
+    Candidate,
+    Observation,
+    PastStage,
+    StageContext,
+)
 from ray_autolrs.config import AutoLRSConfig
 
 SHORT_PROBES = 6
@@ -68,9 +74,6 @@ HYSTERESIS = 1.5
 
 LAST_RESEARCHED_STAGE = 4
 """No stage after it is searched: too little of the run is left to gain by it."""
-
-MOST_RETREATS = 6
-"""How often an LR that diverges after its search is halved before the run is given up."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,11 @@ class HalvingStrategy:
         return Candidate(lr, steps, evals, run_shape(self.config))
 
     def _corrected(self, lr: float) -> float:
-        if self.config.averaging != "none" or self.config.total_steps is None:
+        if self.config.total_steps is None:
             return lr
         ratio = self.config.total_steps / (2 * self.config.resolved_probe_steps)
-        return lr * math.exp(-HORIZON_CORRECTION * max(0.0, math.log(ratio)))
+        part = 1.0 if self.config.averaging == "none" else 0.5
+        return lr * math.exp(-part * HORIZON_CORRECTION * max(0.0, math.log(ratio)))
 
     def _region(self, context: StageContext) -> list[float]:
         """Return the LRs to try at a later stage; none where the multiplier is not in doubt."""
@@ -168,7 +172,8 @@ class HalvingStrategy:
 def _is_in_doubt(past: Sequence[PastStage]) -> bool:
     last = past[-1]
     if len(past) > 1:
-        return bool(last.results) and last.lr != past[-2].lr
+        was_searched = any(result.forecast is not None for result in last.results)
+        return was_searched and last.lr != past[-2].lr
     judged = [(r.forecast.loss, r.lr) for r in _finalists(last.results) if r.forecast is not None]
     tried = [result.lr for result in last.results]
     return bool(judged) and min(judged)[1] in (min(tried), max(tried))

@@ -37,6 +37,7 @@ from ray_autolrs.algorithm.segments import LinearWarmup, Segment
 from ray_autolrs.algorithm.shapes import Shape
 from ray_autolrs.algorithm.stages import Stage, last_stage, next_stage
 from ray_autolrs.algorithm.strategy import (
+    MOST_RETREATS,
     Candidate,
     Observation,
     PastStage,
@@ -85,7 +86,18 @@ def advance(rules: Rules, state: RunState, event: Event) -> tuple[RunState, tupl
         case ApplyDone():
             return _apply_done(rules, state, event)
         case FinishRequested():
-            return (state if state.ending else replace(state, ending=True)), ()
+            return _finish_requested(state), ()
+
+
+def _finish_requested(state: RunState) -> RunState:
+    """Note the stage under way: a run that is set back to an earlier one goes through it again."""
+    if state.ending is not None:
+        return state
+    match state.phase:
+        case Probing(stage) | Applying(stage):
+            return replace(state, ending=stage.number)
+        case _:
+            return replace(state, ending=1)
 
 
 def outstanding(state: RunState) -> tuple[Command, ...]:
@@ -134,7 +146,8 @@ def _start(rules: Rules, state: RunState) -> tuple[RunState, tuple[Command, ...]
 def _open_stage(
     rules: Rules, state: RunState, previous: Stage | None
 ) -> tuple[RunState, tuple[Command, ...]]:
-    if previous is not None and state.ending and rules.config.total_steps is None:
+    is_ending = state.ending is not None and rules.config.total_steps is None
+    if is_ending and previous is not None and previous.number >= (state.ending or 0):
         return _close(rules, state, previous)
     stage = next_stage(rules.config, previous)
     if stage is None:
@@ -168,19 +181,22 @@ def _search_on(rules: Rules, state: RunState, phase: Probing) -> RunState:
     See :attr:`Rules.parallel_probes`.
     """
     context = _context(state, phase.stage)
-    asked, told = list(phase.asked), phase.in_order
+    asked, informed_by, told = list(phase.asked), list(phase.informed_by), phase.in_order
+    least = informed_by[-1] if informed_by else 0
     while True:
-        usable = max(0, len(asked) + 1 - rules.parallel_probes)
+        usable = max(least, len(asked) + 1 - rules.parallel_probes)
         if usable > len(told):
             break
         running = [candidate.lr for candidate in asked[usable:]]
         candidate = rules.strategy.suggest(context, told[:usable], running)
         if candidate is None and usable < len(asked) == len(told):
-            candidate = rules.strategy.suggest(context, told, ())
+            least = len(told)  # It waited for all that ran; now it may look at them.
+            continue
         if candidate is None:
             break
         asked.append(candidate)
-    phase = replace(phase, asked=tuple(asked))
+        informed_by.append(usable)
+    phase = replace(phase, asked=tuple(asked), informed_by=tuple(informed_by))
     if len(phase.results) == len(phase.asked):
         return replace(state, phase=_choose(rules, state, phase.stage, told, phase.asked))
     return replace(state, phase=phase)
@@ -292,7 +308,14 @@ def _apply_done(
 
 def _choose_another(rules: Rules, state: RunState, phase: Applying) -> Applying:
     """Choose again without the LR that diverged. Ours: the paper does not say what then."""
-    lr = phase.segment.multiplier
+    segment = phase.segment
+    lr = segment.multiplier
+    if rules.config.total_steps is None and _falls(segment.shape):
+        # The closing stage is not searched: half the LR, as long as there is hope.
+        retreats = (*phase.results, Observation(len(phase.results), lr, None))
+        if len(retreats) > MOST_RETREATS:
+            raise SearchFailedError(f"the last stage diverged {len(retreats)} times, at {lr:.3g}")
+        return replace(phase, segment=replace(segment, multiplier=lr / 2), results=retreats)
     results = tuple(
         replace(result, forecast=None) if result.lr == lr else result for result in phase.results
     )

@@ -30,11 +30,13 @@ class Probing:
         stage: the stage that they are for.
         asked: the probes asked so far, in order.
         results: the judged probes by index; those of ``asked`` that are missing still run.
+        informed_by: for each of those asked, how many of the first results it was suggested from.
     """
 
     stage: Stage
     asked: tuple[Candidate, ...] = ()
     results: tuple[Observation, ...] = ()
+    informed_by: tuple[int, ...] = ()
 
     @property
     def best(self) -> int | None:
@@ -82,13 +84,14 @@ class RunState:
         phase: what is going on.
         past: the warm-up and the stages that were applied, in order.
         initial_loss: training loss before the first update; NaN until it is known.
-        ending: whether the user has asked a run without an end to finish.
+        ending: number of the stage after which a run without an end finishes, because the user
+            asked for it during that stage; None if nobody has.
     """
 
     phase: Phase = Starting()
     past: tuple[WarmingUp | Applying, ...] = ()
     initial_loss: float = math.nan
-    ending: bool = False
+    ending: int | None = None
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -56,6 +56,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "lr": result.lr,
                 "segment": segment.to_dict(),
                 "evals": candidate.evals,
+                "informed_by": before.phase.informed_by[event.index],
                 "objective": "validation" if candidate.evals else "training",
                 "forecast": _finite(forecast.loss) if forecast else None,
                 "forecast_std": _finite(forecast.std) if forecast else None,
@@ -155,7 +156,7 @@ def replay(rules: Rules, records: Iterable[Record]) -> RunState:
     """
     records = list(records)
     logged = {
-        (record["stage"], record["index"]): _candidate(record)
+        (record["stage"], record["index"]): (record["informed_by"], _candidate(record))
         for record in records
         if record["kind"] == "probe"
     }
@@ -170,9 +171,9 @@ def replay(rules: Rules, records: Iterable[Record]) -> RunState:
 
 @dataclass(frozen=True)
 class _Logged:
-    """A strategy that asks again what a log holds."""
+    """A strategy that asks again what a log holds, when as many results are known as then."""
 
-    logged: dict[tuple[int, int], Candidate]
+    logged: dict[tuple[int, int], tuple[int, Candidate]]
     strategy: SearchStrategy
 
     def suggest(
@@ -180,7 +181,8 @@ class _Logged:
     ) -> Candidate | None:
         place = (context.stage.number, len(told) + len(running))
         if place in self.logged:
-            return self.logged[place]
+            informed_by, candidate = self.logged[place]
+            return candidate if len(told) == informed_by else None
         return self.strategy.suggest(context, told, running)
 
     def judge(

@@ -15,6 +15,9 @@ from ray_autolrs.algorithm.forecast import Forecast
 from ray_autolrs.algorithm.shapes import Shape
 from ray_autolrs.algorithm.stages import Stage
 
+MOST_RETREATS = 6
+"""How often an LR that diverges after its search is halved before the run is given up. Ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from ray_autolrs.algorithm.decays import Trapezoid
 from ray_autolrs.algorithm.forecast import Forecast
 from ray_autolrs.algorithm.halving import (
-    MOST_RETREATS,
     REGION,
     HalvingStrategy,
     first_search_steps,
@@ -24,7 +23,12 @@ from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone, R
 from ray_autolrs.algorithm.phases import Applying, Finished, RunState
 from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.stages import Stage
-from ray_autolrs.algorithm.strategy import Observation, PastStage, StageContext
+from ray_autolrs.algorithm.strategy import (
+    MOST_RETREATS,
+    Observation,
+    PastStage,
+    StageContext,
+)
 from ray_autolrs.config import AutoLRSConfig
 
 GUESS = {"lr_min": None, "lr_max": None, "first_lr": 0.1}
@@ -453,3 +457,12 @@ def test_with_ten_lanes_six_probes_run_at_once_and_the_seventh_waits_for_all():
     assert new
     assert isinstance(new[0], Probe)
     assert (new[0].index, new[0].steps) == (6, 50)
+
+
+def test_with_ten_lanes_the_three_long_probes_run_at_once_and_again_after_a_replay():
+    machine, answer = rules(config(), parallel_probes=10), u_shaped(0.1)
+    state, commands = advance(machine, RunState(), Ready(0))
+    for command in commands:
+        state, _ = advance(machine, state, answer(command))
+    new = outstanding(state)
+    assert [command.index for command in new if isinstance(command, Probe)] == [6, 7, 8]

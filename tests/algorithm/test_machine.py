@@ -368,3 +368,32 @@ def test_run_of_constant_shape_without_an_end_finishes_at_the_stage_s_end():
     end, _ = run(machine, answer, state, answer(outstanding(state)[0]))
     assert isinstance(end.phase, Finished)
     assert [segment.last_step for segment in end.segments] == [9, 109]
+
+
+def test_closing_stage_that_diverges_is_applied_again_with_half_the_lr_and_falls():
+    config = dataclasses.replace(CONFIG, total_steps=None, shape="wsd", decay_fraction=0.25)
+    machine, answer = rules(config), lowest_at(2)
+    state, _ = advance(machine, RunState(), Ready(0))
+    state, _ = advance(machine, state, FinishRequested())
+    while not (isinstance(state.phase, Applying) and state.phase.stage.number == 2):
+        state, _ = advance(machine, state, answer(outstanding(state)[0]))
+    before = state.phase.segment
+    state, commands = advance(machine, state, apply_done(outstanding(state)[0], diverged=True))
+    (again,) = commands
+    assert isinstance(again, Apply)
+    assert again.segment == dataclasses.replace(before, multiplier=before.multiplier / 2)
+    state, commands = advance(machine, state, apply_done(again))
+    assert commands == (Finish(),)
+
+
+def test_request_to_finish_outlives_a_step_back():
+    """The stage that was under way when the user asked is gone through again, and ends the run."""
+    machine = rules(dataclasses.replace(CONFIG, total_steps=None))
+    answer = lowest_at(2)
+    state, _ = advance(machine, RunState(), Ready(0))
+    while not (isinstance(state.phase, Applying) and state.phase.stage.number == 2):
+        state, _ = advance(machine, state, answer(outstanding(state)[0]))
+    state, _ = advance(machine, state, FinishRequested())
+    state, _ = advance(machine, state, Ready(10))  # the start of stage 1
+    end, _ = run(machine, answer, state, answer(outstanding(state)[0]))
+    assert [segment.last_step for segment in end.segments] == [9, 109, 309]

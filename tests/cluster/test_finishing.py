@@ -236,9 +236,6 @@ def test_a_run_that_was_killed_keeps_the_request(
             run.fit()
     result = trainer(tmp_path, config).fit()  # nobody asks again
     assert [event["kind"] for event in result.events].count("finish_requested") == 1
-    if answers == 1:  # It was killed in stage 1, from the log's view, and ends after that.
-        assert segments(result) == [(0, 39), (40, 56)]
-        return
     assert result.schedule == expected.schedule
     assert result.metrics == expected.metrics
     with result.checkpoint.as_directory() as one, expected.checkpoint.as_directory() as other:
