@@ -141,7 +141,7 @@ def call_in_stage(monkeypatch: pytest.MonkeyPatch, stage: int, call: Callable[[]
             thread.start()
             thread.join()
             # The relay takes a moment: without it, the stage could be over.
-            assert within(10, lambda: self._state.ending)
+            assert within(10, lambda: self._state.ending is not None)
         return command
 
     monkeypatch.setattr(SearchActor, "exchange", watched)
