@@ -8,7 +8,7 @@ from jobs.bert_pretraining import main
 from tests.workloads.text import write_documents
 
 SHORT = [
-    *("--set", "total_steps=90", "--set", "warmup_steps=10", "--set", "probes_per_stage=3"),
+    *("--set", "total_steps=90", "--set", "warmup_steps=10", "--set", "probe_steps=8"),
     *("--set", "first_stage_steps=80", "--set", "max_stage_steps=80", "--set", "stage_growth=1"),
 ]
 
@@ -50,7 +50,7 @@ def test_tiny_runs_and_continues_with_its_tokenizer(capsys, tmp_path):
     metrics = main(argv)
     assert metrics["test_mlm_accuracy"] > 1.5 / 16, "better than one of 16 words at random"
     text = capsys.readouterr().out
-    assert "cost: 90 steps applied and up to 24 probed in 1 stages" in text
+    assert "cost: 90 steps applied and up to 108 probed in 1 stages" in text
     tokenizer = tmp_path / "runs" / "bert" / "tokenizer.json"
     kept = tokenizer.read_text()
     assert main(argv) == metrics, "a finished run gives its result again"

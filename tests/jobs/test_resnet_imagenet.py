@@ -14,7 +14,7 @@ from tests.workloads.images import write_fashion, write_image_folder
 SHORT = [
     *("--set", "total_steps=90", "--set", "warmup_steps=10"),
     *("--set", "first_stage_steps=80", "--set", "max_stage_steps=80", "--set", "stage_growth=1"),
-    *("--set", "probes_per_stage=3"),
+    *("--set", "probe_steps=8"),
 ]
 
 
@@ -60,7 +60,7 @@ def test_fashion_runs_in_this_process(capsys, tmp_path):
     metrics = main(["--preset", "fashion", "--data", str(data), "--num-workers", "0", *SHORT])
     assert metrics["test_top1"] > 0.9
     text = capsys.readouterr().out
-    assert "cost: 90 steps applied and up to 24 probed in 1 stages" in text
+    assert "cost: 90 steps applied and up to 108 probed in 1 stages" in text
     assert "test: test_top1" in text
     assert (tmp_path / "runs" / "resnet" / "schedule.json").exists()
 

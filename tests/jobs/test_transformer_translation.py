@@ -8,7 +8,7 @@ from jobs.transformer_translation import main
 from tests.workloads.parallel import write_parallel
 
 SHORT = [
-    *("--set", "total_steps=85", "--set", "warmup_steps=5", "--set", "probes_per_stage=2"),
+    *("--set", "total_steps=85", "--set", "warmup_steps=5", "--set", "probe_steps=8"),
     *("--set", "first_stage_steps=80", "--set", "max_stage_steps=80", "--set", "stage_growth=1"),
 ]
 
@@ -53,6 +53,6 @@ def test_small_runs_and_translates(capsys, tmp_path):
     assert metrics["test_sentences"] == 10
     assert metrics["nll"] < 4.5, "an untrained model is at about 6"
     text = capsys.readouterr().out
-    assert "cost: 85 steps applied and up to 16 probed in 1 stages" in text
+    assert "cost: 85 steps applied and up to 108 probed in 1 stages" in text
     assert "2 samples a step" in text
     assert (tmp_path / "runs" / "translation" / "tokenizer.json").exists()
