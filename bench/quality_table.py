@@ -50,8 +50,10 @@ def paired(ours: TunedMethod, rival: TunedMethod) -> list[float]:
 
 
 def best_rival(methods: Mapping[str, TunedMethod]) -> TunedMethod:
-    """Return the rival with the lowest mean validation loss."""
+    """Return the rival with the lowest mean validation loss, of those run on the most seeds."""
     rivals = [method for name, method in methods.items() if name not in OURS]
+    most = max(len(rival.runs) for rival in rivals)
+    rivals = [rival for rival in rivals if len(rival.runs) == most]
     return min(rivals, key=lambda rival: statistics.fmean(rival.val_losses))
 
 
@@ -191,7 +193,8 @@ def _protocol(tasks: Mapping[str, Mapping[str, TunedMethod]], steps: int) -> str
         f"Runs of {steps} applied steps; seeds {_list(seeds)}. A rival's learning rate (LR) is the "
         f"best of its grid by validation loss on seed {_list(tuning_seeds)}, and the same on the "
         "others. *difference*: paired over seeds, with its 95% interval by Student's t; below "
-        "zero AutoLRS is better. The best rival is the one with the lowest mean validation loss, "
+        "zero AutoLRS is better. The best rival is the one with the lowest mean validation loss of "
+        "those that were run on all seeds, "
         "so it was chosen after the fact, in the rivals' favour. *in seed std*: over the "
         "seed-to-seed standard deviation, pooled over the task's methods. *search*: steps beside "
         "the applied ones, evaluations of probes included as their share of a step. *speed-up*: "

@@ -103,6 +103,14 @@ def test_links_to_files():
         assert (ROOT / name).exists(), name
 
 
+def test_figures_are_those_of_the_bench():
+    (figures,) = re.findall(r"## How good it is\n(.*?)\n## ", README, re.DOTALL)
+    measured = (ROOT / "bench" / "quality.md").read_text()
+    lines = [line for line in figures.splitlines() if line.startswith("- ")]
+    assert len(lines) == 5
+    assert all(line in measured for line in lines)
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
