@@ -146,8 +146,12 @@ def _start(rules: Rules, state: RunState) -> tuple[RunState, tuple[Command, ...]
 def _open_stage(
     rules: Rules, state: RunState, previous: Stage | None
 ) -> tuple[RunState, tuple[Command, ...]]:
-    is_ending = state.ending is not None and rules.config.total_steps is None
-    if is_ending and previous is not None and previous.number >= (state.ending or 0):
+    if (
+        rules.config.total_steps is None
+        and previous is not None
+        and state.ending is not None
+        and previous.number >= state.ending
+    ):
         return _close(rules, state, previous)
     stage = next_stage(rules.config, previous)
     if stage is None:
