@@ -20,12 +20,15 @@ from ray_autolrs.config_rules import (
     check_config,
 )
 
+MOST_LOOKAHEAD = 0.2
+"""Largest 1 - β that a batch size leads to. Ours (measured)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoLRSConfig:
     """How AutoLRS cuts a run into stages, searches each one and judges its probes.
 
-    The default searches once, before the first step, by successive halving, and then trains at
+    The default searches once, before the first step, until the best LR is bracketed, and trains at
     a constant LR with Schedule-Free averaging; :meth:`paper` is the paper's method. Steps are
     optimizer steps; losses are the task's mean loss; learning rates (LRs) are those of the
     optimizer's first parameter group, the other groups keep their ratio to it.
@@ -74,9 +77,14 @@ class AutoLRSConfig:
     ``finish()`` that a run without an end adds to fall. Ours (measured)."""
 
     warmup_steps: int | None = None
-    """Steps of linear warm-up. None is 5% of the run, or 100 without an end. With
-    ``search="halving"`` the warm-up rises to the LR that was found; otherwise it comes before
-    the first stage, to ``warmup_lr``. The paper's preset has none."""
+    """Steps of warm-up. With a search before the first step it rises to the LR that was found;
+    otherwise it comes before the first stage, linearly to ``warmup_lr``. None is 5% of the run, or
+    100 without an end; to a found LR with averaging it is 20%, or 500: an average of weights is
+    spoilt for long by early steps that were too large. The paper's preset has none."""
+
+    warmup_power: float | None = None
+    """Power of the step that the warm-up to a found LR rises with. None is 0.5 with
+    averaging and 1 (linear) without. Ours (measured)."""
 
     warmup_lr: float | None = None
     """LR at the end of warm-up. None takes the geometric mean of the search interval, a
@@ -84,20 +92,21 @@ class AutoLRSConfig:
 
     # Search ------------------------------------------------------------------------------
 
-    search: Search = "halving"
-    """``"halving"``: six LRs before the first step, the best three again for longer, and their
-    weighted mean; later stages are searched only where the best LR lay at the interval's end.
-    ``"gaussian_process"``: the paper's, at each stage. ``"midpoints"``: at each stage, LRs spread
-    over the interval, then halving the distance around the best."""
+    search: Search = "bracket"
+    """``"bracket"``: before the first step LRs are tried downhill until the best has a worse one
+    on each side, and their weighted mean is taken. ``"halving"``: six LRs, and the best three
+    again for longer. After either, later stages are searched only where the best LR lay at the
+    interval's end. ``"gaussian_process"``: the paper's, at each stage. ``"midpoints"``: at each
+    stage, LRs spread over the interval, then halving the distance around the best."""
 
     probe_steps: int | None = None
-    """Steps of the shortest probes of ``search="halving"``; the longest take 2.5 times as many.
-    None is 20, or more of a longer run and fewer of a shorter one: see
+    """Steps of a probe before the first step; the longest of ``search="halving"`` take 2.5 times
+    as many. None is 2.2% of the run, at most 100, or less than half of that for halving: see
     ``resolved_probe_steps``. Ours (measured)."""
 
     first_lr: float | None = None
-    """A guess, for ``search="halving"``: the interval lies around it, a factor of 16 to each
-    side, and ``lr_min`` and ``lr_max`` are None."""
+    """A guess to search around before the first step, with ``lr_min`` and ``lr_max`` left None:
+    as far as downhill leads, or with ``search="halving"`` a factor of 16 to each side."""
 
     probe_fraction: float = 0.1
     """Steps of a probe as a fraction of its stage (τ′/τ), where each stage is searched. Source:
@@ -125,9 +134,10 @@ class AutoLRSConfig:
     ``"schedule_free"`` (gradients are taken near it, and the optimizer's own momentum is turned
     off), ``"ema"``, ``"tail"`` or ``"none"``. The paper has none."""
 
-    averaging_momentum: float = 0.85
-    """How near to the average Schedule-Free takes its gradients (β). Ours: smaller is better
-    for small batches, larger for large ones (bench/NOTES.md); the package's is 0.9."""
+    averaging_momentum: float | None = None
+    """How near to the average Schedule-Free takes its gradients (β). None is 0.8 for batches of
+    32 samples and fewer and grows with larger ones: see :meth:`resolved_averaging_momentum`. The
+    package's is 0.9."""
 
     averaging_power: float = 1.0
     """Weight of a step in the Schedule-Free average, as a power of its number (r). Ours
@@ -259,14 +269,29 @@ class AutoLRSConfig:
     @property
     def warmup_is_applied_first(self) -> bool:
         """Whether the warm-up comes before the first search, rather than to the LR it finds."""
-        return self.search != "halving"
+        return not self.searches_first
+
+    @property
+    def searches_first(self) -> bool:
+        """Whether the search comes before the first step, rather than at each stage."""
+        return self.search in ("bracket", "halving")
 
     @property
     def resolved_warmup_steps(self) -> int:
         """Steps of the warm-up."""
         if self.warmup_steps is not None:
             return self.warmup_steps
-        return 100 if self.total_steps is None else round(0.05 * self.total_steps)
+        is_long = self.searches_first and self.averaging != "none"
+        if self.total_steps is None:
+            return 500 if is_long else 100
+        return round((0.2 if is_long else 0.05) * self.total_steps)
+
+    @property
+    def resolved_warmup_power(self) -> float:
+        """Power of the step that the warm-up to the found LR rises with."""
+        if self.warmup_power is not None:
+            return self.warmup_power
+        return 1.0 if self.averaging == "none" else 0.5
 
     @property
     def resolved_first_stage_steps(self) -> int:
@@ -287,15 +312,40 @@ class AutoLRSConfig:
 
     @property
     def resolved_probe_steps(self) -> int:
-        """Steps of the shortest probes of ``search="halving"``."""
+        """Steps of the shortest probes before the first step."""
         if self.probe_steps is not None:
             return self.probe_steps
+        if self.search == "bracket":
+            return 100 if self.total_steps is None else min(100, max(12, self.total_steps // 46))
         if self.total_steps is None:
             return 40
         # From 20 steps on a probe tells LRs apart. Below 2300 steps of a run 20 would cost more
         # than a fifth of it, and above 3600 more cost less than a tenth.
         for_short_runs = min(20, max(12, round(0.0085 * self.total_steps)))
         return min(40, max(for_short_runs, round(0.0055 * self.total_steps)))
+
+    def resolved_averaging_momentum(self, global_batch_size: int) -> float:
+        """Return β of Schedule-Free: 1 - β = 0.2 √(32 / batch), within 0.05 and 0.2.
+
+        The larger the batch, the less noise is left to average and the nearer to the average
+        gradients are wanted. Ours, from batches of 8 to 256 samples (bench/NOTES.md).
+
+        >>> config = AutoLRSConfig(total_steps=1000, lr_min=1e-3, lr_max=1.0)
+        >>> [round(config.resolved_averaging_momentum(size), 3) for size in (8, 32, 128, 2048)]
+        [0.8, 0.8, 0.9, 0.95]
+        """
+        if self.averaging_momentum is not None:
+            return self.averaging_momentum
+        return 1 - min(
+            MOST_LOOKAHEAD, max(0.05, MOST_LOOKAHEAD * math.sqrt(32 / global_batch_size))
+        )
+
+    def for_batch_size(self, global_batch_size: int) -> AutoLRSConfig:
+        """Return the settings with those filled in that depend on the batch, in samples."""
+        if self.averaging != "schedule_free":
+            return self
+        momentum = self.resolved_averaging_momentum(global_batch_size)
+        return dataclasses.replace(self, averaging_momentum=momentum)
 
     def probe_validation_samples(self, global_batch_size: int) -> int:
         """Return the size of the fixed validation subset that probes are judged on."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 ChooseBy = Literal["best_observed", "posterior_mean"]
 ProbeLanes = Literal["auto", "sequential", "workers", "actors"]
-Search = Literal["halving", "gaussian_process", "midpoints"]
+Search = Literal["bracket", "halving", "gaussian_process", "midpoints"]
 ForecasterName = Literal["exponential", "bounded_exponential", "tail_mean", "tail_median"]
 Averaging = Literal["none", "schedule_free", "ema", "tail"]
 ShapeName = Literal["constant", "wsd", "linear", "cosine"]
@@ -89,15 +89,15 @@ def _check_interval(config: AutoLRSConfig) -> None:
     else:
         rule = f"must be smaller than lr_max={config.lr_max!r}"
         _check(config, "lr_min", config.lr_min < config.lr_max, rule)
-    rule = "is for search='halving' only"
-    _check(config, "first_lr", config.first_lr is None or config.search == "halving", rule)
+    rule = "is for search='bracket' and search='halving' only"
+    _check(config, "first_lr", config.first_lr is None or config.searches_first, rule)
     rule = "has an interval of its own: leave lr_min and lr_max None, or first_lr out"
     _check(config, "first_lr", config.first_lr is None or config.lr_min is None, rule)
     _check(
         config,
         "warmup_lr",
-        config.warmup_lr is None or config.search != "halving",
-        ("must be None with search='halving', whose warm-up rises to the LR that it finds"),
+        config.warmup_lr is None or not config.searches_first,
+        f"must be None with search={config.search!r}, whose warm-up rises to the LR that it finds",
     )
 
 
@@ -107,7 +107,10 @@ def _check_fractions(config: AutoLRSConfig) -> None:
     for name in ("probe_fraction", "averaging_tail"):
         _check(config, name, 0 < getattr(config, name) <= 1, "must lie in (0, 1]")
     for name in ("averaging_momentum", "ema_decay", "decay_fraction"):
-        _check(config, name, 0 < getattr(config, name) < 1, "must lie in (0, 1)")
+        value = getattr(config, name)
+        _check(config, name, value is None or 0 < value < 1, "must lie in (0, 1)")
+    rise = config.resolved_warmup_power
+    _check(config, "warmup_power", math.isfinite(rise) and rise > 0, "must be positive and finite")
     power = config.averaging_power
     rule = "must be finite and not negative"
     _check(config, "averaging_power", math.isfinite(power) and power >= 0, rule)
@@ -138,7 +141,7 @@ def _check_stages(config: AutoLRSConfig) -> None:
     _check(config, "max_stage_steps", longest >= first, rule)
     rule = f"must equal first_stage_steps={first} when stage_growth=1"
     _check(config, "max_stage_steps", config.stage_growth > 1 or longest == first, rule)
-    if config.search != "halving":
+    if not config.searches_first:
         shortest_probe = round(first * config.probe_fraction)
         _check(
             config,

@@ -66,15 +66,16 @@ def config(**values):
             r"resources_per_probe_actor={'CPU': 0} must name",
         ),
         ({"lr_min": None}, r"lr_min=None must be None, as lr_max=1.0"),
-        ({"search": "grid"}, r"search='grid' must be one of \('halving', "),
+        ({"search": "grid"}, r"search='grid' must be one of \('bracket', "),
         ({"forecaster": "oracle"}, r"forecaster='oracle' must be None or one of"),
         ({"averaging": "mean"}, r"averaging='mean' must be one of"),
         ({"shape": "step"}, r"shape='step' must be one of"),
+        ({"warmup_power": 0.0}, r"warmup_power=0.0 must be positive"),
         ({"averaging_momentum": 1.0}, r"averaging_momentum=1.0 must lie in \(0, 1\)"),
         ({"averaging_tail": 0.0}, r"averaging_tail=0.0 must lie in \(0, 1\]"),
         ({"probe_steps": 7}, r"probe_steps=7 must be an integer of at least 8"),
         ({"search": "halving", "first_lr": 0.1}, r"first_lr=0.1 has an interval of its own"),
-        ({"first_lr": 0.1}, r"first_lr=0.1 is for search='halving' only"),
+        ({"first_lr": 0.1}, r"first_lr=0.1 is for search='bracket' and"),
         ({"search": "halving", "warmup_lr": 0.1}, r"warmup_lr=0.1 must be None with search="),
         ({"total_steps": None, "shape": "linear"}, r"shape='linear' must be 'constant' or 'wsd'"),
         (
@@ -174,12 +175,13 @@ def test_warmup_lr_is_the_geometric_mean_unless_given():
 @pytest.mark.parametrize(
     ("total_steps", "expected"),
     [
-        # warm-up, first stage, longest stages, short probes
-        (1_000, (50, 60, 250, 12)),
-        (2_300, (115, 138, 575, 20)),
-        (5_000, (250, 300, 1250, 28)),
-        (100_000, (5_000, 6_000, 25_000, 40)),
-        (None, (100, 1_000, 1_000, 40)),
+        # warm-up, first stage, longest stages, probes
+        (300, (60, 20, 75, 12)),
+        (1_000, (200, 60, 250, 21)),
+        (2_300, (460, 138, 575, 50)),
+        (5_000, (1_000, 300, 1250, 100)),
+        (100_000, (20_000, 6_000, 25_000, 100)),
+        (None, (500, 1_000, 1_000, 100)),
     ],
 )
 def test_the_default_is_planned_from_the_run_s_length(total_steps, expected):
@@ -190,3 +192,42 @@ def test_the_default_is_planned_from_the_run_s_length(total_steps, expected):
         default.resolved_max_stage_steps,
         default.resolved_probe_steps,
     ) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "power"),
+    [
+        ({}, 200, 0.5),
+        ({"averaging": "ema"}, 200, 0.5),
+        ({"averaging": "none"}, 50, 1.0),
+        ({"averaging": "none", "warmup_power": 2.0, "warmup_steps": 7}, 7, 2.0),
+        ({"search": "midpoints", "first_stage_steps": 200}, 50, 0.5),
+    ],
+)
+def test_averages_warm_up_for_longer(settings, steps, power):
+    found = AutoLRSConfig(total_steps=1_000, lr_min=1e-3, lr_max=1.0, **settings)
+    assert (found.resolved_warmup_steps, found.resolved_warmup_power) == (steps, power)
+
+
+def test_gradients_are_nearer_to_the_average_with_a_larger_batch():
+    default = AutoLRSConfig(total_steps=None, lr_min=1e-3, lr_max=1.0)
+    found = [default.resolved_averaging_momentum(size) for size in (1, 32, 64, 256, 512, 10**6)]
+    assert found == pytest.approx([0.8, 0.8, 1 - 0.2 / 2**0.5, 1 - 0.2 / 8**0.5, 0.95, 0.95])
+    chosen = AutoLRSConfig(total_steps=None, lr_min=1e-3, lr_max=1.0, averaging_momentum=0.5)
+    assert chosen.resolved_averaging_momentum(256) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "probe_steps"), [(1_000, 12), (2_300, 20), (5_000, 28), (10**5, 40), (None, 40)]
+)
+def test_halving_s_short_probes_are_shorter(total_steps, probe_steps):
+    config = AutoLRSConfig(total_steps=total_steps, lr_min=1e-3, lr_max=1.0, search="halving")
+    assert config.resolved_probe_steps == probe_steps
+
+
+def test_a_run_s_settings_name_what_the_batch_size_leads_to():
+    default = AutoLRSConfig(total_steps=1_000, lr_min=1e-3, lr_max=1.0)
+    assert default.for_batch_size(128).averaging_momentum == pytest.approx(0.9)
+    assert default.for_batch_size(128).for_batch_size(32) == default.for_batch_size(128)
+    ema = AutoLRSConfig(total_steps=1_000, lr_min=1e-3, lr_max=1.0, averaging="ema")
+    assert ema.for_batch_size(128) == ema

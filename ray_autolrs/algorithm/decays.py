@@ -58,7 +58,8 @@ class Linear:
 class Cosine:
     """Falls along half a cosine wave: f + (1 - f)(1 + cos πp) / 2.
 
-    With ``warmup_steps`` it first rises linearly, within its steps.
+    With ``warmup_steps`` it first rises, within its steps, with ``warmup_power`` as
+    :class:`Trapezoid` does.
 
     Source: Loshchilov & Hutter 2017, "SGDR", equation 5, with a single cycle.
 
@@ -75,19 +76,21 @@ class Cosine:
     steps: int
     floor: float = 0.0
     warmup_steps: int = 0
+    warmup_power: float = 1.0
     name = "cosine"
 
     def __post_init__(self) -> None:
         check_span(self)
         check_floor(self)
         check_integer(self, "warmup_steps", minimum=0)
+        _check_warmup_power(self)
         rule = f"must be smaller than steps={self.steps}"
         check(self, "warmup_steps", self.warmup_steps < self.steps, rule)
 
     def factor(self, step: int) -> float:
         place = max(step - self.first_step, 0)
         if place < self.warmup_steps:
-            return (place + 1) / self.warmup_steps
+            return _rise(self, place)
         part = (place - self.warmup_steps) / (self.steps - self.warmup_steps)
         return above_floor(self.floor, half_cosine(min(part, 1.0)))
 
@@ -171,13 +174,13 @@ class WarmupStableDecay:
 
 @dataclass(frozen=True, slots=True)
 class Trapezoid:
-    """Rises linearly in its first steps, stays at 1, and falls linearly to 0 in its last.
+    """Rises in its first steps, stays at 1, and falls linearly to 0 in its last.
 
-    With i the place of a step in it, the factor is min(1, (i + 1)/w) min(1, (n - i)/d). Where
-    ``steps`` is None it has no end and does not fall. The other decays reach 0 at the step after
-    their last; so does this one.
+    With i the place of a step in it, the factor is min(1, ((i + 1)/w)^q) min(1, (n - i)/d); q is
+    ``warmup_power``, 1 for a linear rise. Where ``steps`` is None it has no end and does not fall.
+    The other decays reach 0 at the step after their last; so does this one.
 
-    Source: Hu et al. 2024, "MiniCPM" (WSD, with its warm-up).
+    Source: Hu et al. 2024, "MiniCPM" (WSD, with its warm-up); the power is ours.
 
     Raises:
         ValueError: a field is out of its range.
@@ -191,12 +194,14 @@ class Trapezoid:
     steps: int | None
     warmup_steps: int
     decay_steps: int
+    warmup_power: float = 1.0
     name = "trapezoid"
 
     def __post_init__(self) -> None:
         check_integer(self, "first_step", minimum=0)
         check_integer(self, "warmup_steps", minimum=0)
         check_integer(self, "decay_steps", minimum=0)
+        _check_warmup_power(self)
         if self.steps is None:
             check(self, "decay_steps", self.decay_steps == 0, "needs steps, to end with them")
             return
@@ -207,7 +212,7 @@ class Trapezoid:
 
     def factor(self, step: int) -> float:
         place = max(step - self.first_step, 0)
-        rise = min(1.0, (place + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        rise = _rise(self, place) if place < self.warmup_steps else 1.0
         if self.steps is None or self.decay_steps == 0:
             return rise
         return rise * min(1.0, max(0, self.steps - place) / self.decay_steps)
@@ -274,3 +279,13 @@ class MultiStep:
 
     def factor(self, step: int) -> float:
         return float(self.gamma ** bisect_right(self.milestones, step))
+
+
+def _rise(shape: Cosine | Trapezoid, place: int) -> float:
+    return float(((place + 1) / shape.warmup_steps) ** shape.warmup_power)
+
+
+def _check_warmup_power(shape: Cosine | Trapezoid) -> None:
+    rule = "must be a positive, finite number; 1 is linear, less rises faster at first"
+    holds = is_number(shape.warmup_power) and shape.warmup_power > 0
+    check(shape, "warmup_power", holds, rule)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ray_autolrs.algorithm.halving import SHORT_PROBES, HalvingStrategy, first_search_steps
+from ray_autolrs.algorithm.bracket import BracketStrategy, bracket_steps
+from ray_autolrs.algorithm.halving import SHORT_PROBES, HalvingStrategy, halving_steps
 from ray_autolrs.algorithm.machine import Rules
 from ray_autolrs.algorithm.midpoints import MidpointsStrategy
 from ray_autolrs.algorithm.stages import plan_stages
@@ -23,21 +24,35 @@ def rules_of(config: AutoLRSConfig, parallel_probes: int = 1) -> Rules:
 def planned_probe_steps(config: AutoLRSConfig) -> int:
     """Return the probe steps of a run whose end is known, if nothing has to be searched twice.
 
+    ``search="bracket"`` may take a probe less, or a few more.
+
     >>> planned_probe_steps(AutoLRSConfig(total_steps=2300, lr_min=1e-3, lr_max=1.0))
-    270
+    200
     """
-    if config.search == "halving":
-        return first_search_steps(config)
-    return sum(stage.probe_steps for stage in plan_stages(config)) * config.probes_per_stage
+    match config.search:
+        case "bracket":
+            return bracket_steps(config)
+        case "halving":
+            return halving_steps(config)
+        case _:
+            return sum(stage.probe_steps for stage in plan_stages(config)) * config.probes_per_stage
 
 
 def most_parallel_probes(config: AutoLRSConfig) -> int:
     """Return how many probes of a stage can run at the same time."""
-    return SHORT_PROBES if config.search == "halving" else config.probes_per_stage
+    match config.search:
+        case "bracket":
+            return 2
+        case "halving":
+            return SHORT_PROBES
+        case _:
+            return config.probes_per_stage
 
 
 def _strategy(config: AutoLRSConfig) -> SearchStrategy:
     match config.search:
+        case "bracket":
+            return BracketStrategy(config)
         case "halving":
             return HalvingStrategy(config)
         case "midpoints":

@@ -18,18 +18,18 @@ def run_shape(config: AutoLRSConfig) -> Shape:
     """
     warmup = 0 if config.warmup_is_applied_first else config.resolved_warmup_steps
     first_step = config.resolved_warmup_steps if config.warmup_is_applied_first else 0
+    power = config.resolved_warmup_power if warmup else 1.0
     if config.shape == "constant" or config.total_steps is None:
         # Without a known end a decay begins when the user asks for it.
-        return Constant() if warmup == 0 else Trapezoid(0, None, warmup, 0)
+        return Constant() if warmup == 0 else Trapezoid(0, None, warmup, 0, power)
     steps = config.total_steps - first_step
     match config.shape:
         case "wsd":
-            return Trapezoid(
-                first_step, steps, warmup, max(1, round(config.decay_fraction * steps))
-            )
+            decay = max(1, round(config.decay_fraction * steps))
+            return Trapezoid(first_step, steps, warmup, decay, power)
         case "linear" if warmup == 0:
             return Linear(first_step, steps)
         case "linear":
-            return Trapezoid(first_step, steps, warmup, steps - warmup)
+            return Trapezoid(first_step, steps, warmup, steps - warmup, power)
         case "cosine":
-            return Cosine(first_step, steps, warmup_steps=warmup)
+            return Cosine(first_step, steps, warmup_steps=warmup, warmup_power=power)

@@ -62,7 +62,7 @@ def next_stage(config: AutoLRSConfig, previous: Stage | None) -> Stage | None:
         shortest = config.resolved_first_stage_steps
         assert left >= shortest, (config, previous)
         steps = left if left - steps < shortest else steps
-    if config.search == "halving":
+    if config.searches_first:
         objective: Objective = "validation" if config.forecaster is None else "training"
         return Stage(number, first_step, steps, config.resolved_probe_steps, objective)
     longest = config.resolved_max_stage_steps

@@ -128,6 +128,7 @@ class AutoLRSTrainer:
             ray.train.TrainingFailedError: workers were lost more often than
                 ``run_config.failure_config`` allows.
         """
+        self.config = self.config.for_batch_size(self.task.global_batch_size)
         folder = RunFolder(
             str(self.run_config.storage_path),
             str(self.run_config.name),

@@ -174,15 +174,16 @@ class _Wrapper(ScheduleFreeWrapper):  # type: ignore[misc]
         return self._own_state
 
 
-def average_of(optimizer: Optimizer, config: AutoLRSConfig) -> WeightAverage:
-    """Return the average that a run's settings ask for."""
+def average_of(
+    optimizer: Optimizer, *, config: AutoLRSConfig, global_batch_size: int
+) -> WeightAverage:
+    """Return the average that a run's settings ask for, at the task's batch size in samples."""
     match config.averaging:
         case "none":
             return NoAverage(optimizer)
         case "schedule_free":
-            return ScheduleFree(
-                optimizer, momentum=config.averaging_momentum, power=config.averaging_power
-            )
+            momentum = config.resolved_averaging_momentum(global_batch_size)
+            return ScheduleFree(optimizer, momentum=momentum, power=config.averaging_power)
         case "ema":
             return RunningAverage(optimizer, ema_decay=config.ema_decay, tail=config.averaging_tail)
         case "tail":

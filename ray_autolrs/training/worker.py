@@ -83,7 +83,8 @@ class Worker:
         self.probe_evaluation = Evaluation(
             task, val_dataset, eval_batch_size, subset, seed=config.seed
         )
-        self.replica = Replica(task, group, device, config.seed, partial(average_of, config=config))
+        make_average = partial(average_of, config=config, global_batch_size=task.global_batch_size)
+        self.replica = Replica(task, group, device, config.seed, make_average)
         self.snapshot = Snapshot()
         self._kept = KeptProbes()
         self._is_rehearsed = False

@@ -84,7 +84,7 @@ PRESETS = {
         config=AutoLRSConfig(
             total_steps=1700,
             lr_min=1e-4,
-            lr_max=3e-3,  # 1e-2 leaves the model where it says the commonest words, for good
+            lr_max=3e-2,
         ),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from ray_autolrs.algorithm.decays import (
     Linear,
     MultiStep,
     Polynomial,
+    Trapezoid,
     WarmupStableDecay,
 )
 from ray_autolrs.algorithm.shapes import Constant, LinearWarmup
@@ -184,3 +186,26 @@ def test_table(shape, steps, expected):
 def test_refuses(shape, fields, message):
     with pytest.raises(ValueError, match=message):
         shape(**fields)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Trapezoid(10, 100, 16, 0, warmup_power=0.5),
+        Trapezoid(10, None, 16, 0, 0.5),
+        Cosine(10, 10**9, warmup_steps=16, warmup_power=0.5),
+    ],
+)
+def test_a_warm_up_rises_with_its_power(shape):
+    factors = [shape.factor(step) for step in (10, 13, 18, 25, 26)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("power", [0.0, -1.0, math.inf, math.nan, True])
+def test_a_warm_up_that_does_not_rise_is_refused(power):
+    for build in (
+        lambda: Trapezoid(0, 10, 2, 0, warmup_power=power),
+        lambda: Cosine(0, 10, warmup_steps=2, warmup_power=power),
+    ):
+        with pytest.raises(ValueError, match=f"warmup_power={power!r} must be a positive"):
+            build()

@@ -11,39 +11,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_autolrs.algorithm.decays import Trapezoid
-from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.halving import (
-    REGION,
-    HalvingStrategy,
-    first_search_steps,
-    weighted_mean_lr,
-)
+from ray_autolrs.algorithm.first_search import REGION
+from ray_autolrs.algorithm.halving import HalvingStrategy, halving_steps
 from ray_autolrs.algorithm.machine import Rules, SearchFailedError, advance, outstanding
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone, Ready
-from ray_autolrs.algorithm.phases import Applying, Finished, RunState
+from ray_autolrs.algorithm.messages import Probe, Ready
+from ray_autolrs.algorithm.phases import Applying, RunState
 from ray_autolrs.algorithm.run_shape import run_shape
-from ray_autolrs.algorithm.stages import Stage
-from ray_autolrs.algorithm.strategy import (
-    MOST_RETREATS,
-    Observation,
-    PastStage,
-    StageContext,
-)
+from ray_autolrs.algorithm.strategy import MOST_RETREATS, Observation, StageContext
 from ray_autolrs.config import AutoLRSConfig
-
-GUESS = {"lr_min": None, "lr_max": None, "first_lr": 0.1}
+from tests.algorithm.made_up_runs import (
+    GUESS,
+    applied,
+    drive,
+    fails_when_applied,
+    first,
+    later,
+    region,
+    result,
+    run_config,
+    u_shaped,
+)
 
 SPREAD = [10 ** (place / 2 - 2.75) for place in range(6)]
 """Six log-midpoints of 1e-3 to 1: half a decade apart, a quarter from the ends."""
 
 
 def config(**overrides) -> AutoLRSConfig:
-    values = {"total_steps": 2000, "lr_min": 1e-3, "lr_max": 1.0, "probe_steps": 20}
-    return AutoLRSConfig(**(values | overrides))
-
-
-def result(index, lr, loss=None) -> Observation:
-    return Observation(index, lr, None if loss is None else Forecast(loss, math.nan))
+    return run_config(**({"search": "halving", "probe_steps": 20} | overrides))
 
 
 def short(losses) -> list[Observation]:
@@ -51,32 +45,6 @@ def short(losses) -> list[Observation]:
         result(index, lr, loss)
         for index, (lr, loss) in enumerate(zip(SPREAD, losses, strict=False))
     ]
-
-
-def first(initial_loss=2.0) -> StageContext:
-    return StageContext(Stage(1, 0, 120, 20, "validation"), (), initial_loss)
-
-
-def later(*lrs, searched=(), initial_loss=2.0) -> StageContext:
-    """The context after stages with these LRs; those in ``searched`` had probes."""
-    past = tuple(
-        PastStage(
-            Stage(number, 100 * (number - 1), 100, 20, "validation"),
-            lr,
-            (result(0, lr, 1.0),) if number in searched else (),
-        )
-        for number, lr in enumerate(lrs, start=1)
-    )
-    stage = Stage(len(lrs) + 1, 100 * len(lrs), 200, 20, "validation")
-    return StageContext(stage, past, initial_loss)
-
-
-def region(strategy, context) -> list[float]:
-    """What a later stage's search asks for, all of it."""
-    asked: list[float] = []
-    while (candidate := strategy.suggest(context, (), asked)) is not None:
-        asked.append(candidate.lr)
-    return asked
 
 
 # The search before the first step ---------------------------------------------------------
@@ -148,40 +116,6 @@ def test_where_all_long_probes_diverged_the_short_ones_decide():
 
 
 @pytest.mark.parametrize(
-    ("losses", "initial_loss", "mean"),
-    [
-        ([1.0, 1.0, 1.0], 2.0, 0.1),
-        ([1.0, 1.03, 9.0], 2.0, 10 ** -(2 - 1 / (1 + math.e))),  # weights 1, 1/e and 0
-        ([1.0, 1.06, 9.0], 3.0, 10 ** -(2 - 1 / (1 + math.e))),  # twice the loss gained
-        ([9.0, 9.0, 1.0], 2.0, 1.0),
-        ([1.0, 1.03, 9.0], 0.5, 10 ** -(2 - 1 / (1 + math.e))),  # nothing gained: of the loss
-        ([1.0, 1.03, 9.0], math.nan, 10 ** -(2 - 1 / (1 + math.e))),
-        ([1.0, None, 1.0], 2.0, 0.1),
-    ],
-)
-def test_weighted_mean(losses, initial_loss, mean):
-    results = [
-        result(i, lr, loss)
-        for i, (lr, loss) in enumerate(zip([0.01, 0.1, 1.0], losses, strict=True))
-    ]
-    judged = [r for r in results if r.forecast is not None]
-    assert weighted_mean_lr(judged, initial_loss) == pytest.approx(mean, rel=1e-9)
-
-
-@settings(derandomize=True, max_examples=50, deadline=None)
-@given(losses=st.lists(st.floats(-5, 5), min_size=3, max_size=3), shift=st.floats(-3, 3))
-def test_weighted_mean_lies_between_and_does_not_see_a_shift_of_the_loss(losses, shift):
-    lrs = [0.01, 0.1, 1.0]
-    near = [result(i, lr, loss) for i, (lr, loss) in enumerate(zip(lrs, losses, strict=True))]
-    moved = [
-        result(i, lr, loss + shift) for i, (lr, loss) in enumerate(zip(lrs, losses, strict=True))
-    ]
-    mean = weighted_mean_lr(near, 10.0)
-    assert 0.01 * (1 - 1e-9) <= mean <= 1 + 1e-9
-    assert weighted_mean_lr(moved, 10.0 + shift) == pytest.approx(mean, rel=1e-6)
-
-
-@pytest.mark.parametrize(
     ("overrides", "factor"),
     [
         ({}, (2000 / 40) ** -0.1),
@@ -215,8 +149,8 @@ def test_only_long_probes_are_weighed():
         (GUESS, 6 * 20 + 3 * 50),
     ],
 )
-def test_first_search_steps(overrides, steps):
-    assert first_search_steps(config(**overrides)) == steps
+def test_halving_steps(overrides, steps):
+    assert halving_steps(config(**overrides)) == steps
 
 
 # Re-search --------------------------------------------------------------------------------
@@ -306,61 +240,8 @@ def test_an_lr_whose_probe_diverged_is_not_applied():
 # Retreats ---------------------------------------------------------------------------------
 
 
-def drive(rules, answer, order=None):
-    """Run a machine to its end; return the state and every command in the order answered."""
-    state, _ = advance(rules, RunState(), Ready(0))
-    answered = []
-    while not isinstance(state.phase, Finished):
-        waiting = outstanding(state)
-        assert len(waiting) <= max(1, rules.parallel_probes)
-        command = waiting[0] if order is None else order.choice(waiting)
-        answered.append(command)
-        state, _ = advance(rules, state, answer(command))
-    return state, answered
-
-
-def u_shaped(best, diverges_at=math.inf, initial_loss=2.0):
-    """Answers of a task whose loss is a parabola in log LR, with the minimum at ``best``."""
-
-    def answer(command):
-        lr = command.segment.multiplier
-        diverged = lr >= diverges_at
-        loss = 0.5 + 0.2 * math.log10(lr / best) ** 2
-        losses = (math.nan,) if diverged else (loss,)
-        if isinstance(command, Probe):
-            first_loss = initial_loss if command.stage == 1 else 1.0
-            return ProbeDone(
-                command.stage, command.index, losses, diverged, command.steps, 0.1, first_loss
-            )
-        assert isinstance(command, Apply)
-        return ApplyDone(command.stage, lr, (initial_loss, *losses), diverged, 0.1)
-
-    return answer
-
-
-def applied(commands, stage=None) -> list[float]:
-    return [
-        command.segment.multiplier
-        for command in commands
-        if isinstance(command, Apply) and stage in (None, command.stage)
-    ]
-
-
 def rules(settings_, parallel_probes=1) -> Rules:
     return Rules(settings_, HalvingStrategy(settings_), parallel_probes)
-
-
-def fails_when_applied(stage, times, best=0.1):
-    """A task whose loss is not finite in a stage's first ``times`` attempts."""
-    sound, left = u_shaped(best), [times]
-
-    def answer(command):
-        if isinstance(command, Apply) and command.stage == stage and left[0] > 0:
-            left[0] -= 1
-            return ApplyDone(stage, command.segment.multiplier, (2.0, math.nan), True, 0.1)
-        return sound(command)
-
-    return answer
 
 
 @pytest.mark.parametrize("overrides", [{}, GUESS])
@@ -402,7 +283,7 @@ def test_the_minimum_is_found_within_a_factor_of_two(best, diverges_at):
     assert best / 2 < lr < 2 * best
     probes = [command for command in commands if isinstance(command, Probe)]
     assert [probe.stage for probe in probes] == [1] * 9
-    assert sum(probe.steps for probe in probes) == first_search_steps(config())
+    assert sum(probe.steps for probe in probes) == halving_steps(config())
 
 
 @pytest.mark.parametrize("wrong", [1 / 8, 1 / 3, 1.0, 4.0])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from ray_autolrs.algorithm.bracket import BracketStrategy
 from ray_autolrs.algorithm.halving import HalvingStrategy
 from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import ApplyDone, Probe, ProbeDone, Ready
@@ -19,8 +20,9 @@ STAGES = {"first_stage_steps": 200, "max_stage_steps": 400, "probes_per_stage": 
 @pytest.mark.parametrize(
     ("overrides", "strategy", "most"),
     [
-        ({}, HalvingStrategy, 6),
-        ({"probes_per_stage": 4}, HalvingStrategy, 6),
+        ({}, BracketStrategy, 2),
+        ({"probes_per_stage": 4}, BracketStrategy, 2),
+        ({"search": "halving", "probes_per_stage": 4}, HalvingStrategy, 6),
         ({"search": "midpoints"}, MidpointsStrategy, 10),
         ({"search": "midpoints", "probes_per_stage": 4}, MidpointsStrategy, 4),
     ],
@@ -36,10 +38,13 @@ def test_the_search_is_the_one_that_is_named(overrides, strategy, most):
 @pytest.mark.parametrize(
     ("overrides", "steps"),
     [
-        ({}, 270),
-        ({"total_steps": 7000}, 6 * 38 + 3 * 95),
-        ({"averaging": "none"}, 6 * 20 + 3 * 60),
-        ({"shape": "cosine", "averaging": "tail"}, 270),
+        ({}, 4 * 50),
+        ({"total_steps": 7000}, 4 * 100),
+        ({"averaging": "none"}, 4 * 75),
+        ({"shape": "cosine", "averaging": "tail"}, 200),
+        ({"search": "halving"}, 270),
+        ({"search": "halving", "total_steps": 7000}, 6 * 38 + 3 * 95),
+        ({"search": "halving", "averaging": "none"}, 6 * 20 + 3 * 60),
         (
             {"search": "midpoints", "averaging": "none", "total_steps": 2000, **STAGES},
             5 * (20 + 40 + 40 + 40 + 50),
@@ -61,7 +66,7 @@ def test_planned_probe_steps_are_those_of_a_run(overrides, steps):
         if isinstance(command, Probe):
             probed += command.steps
             points = command.evals or command.steps
-            off = abs(math.log(command.segment.multiplier / 0.02))  # none is in doubt
+            off = abs(math.log(command.segment.multiplier / 0.006))  # none is in doubt
             losses = tuple(2 + off / 10 - step / points for step in range(points))
             done = ProbeDone(command.stage, command.index, losses, False, command.steps, 0.1, 2.5)
             state, _ = advance(rules, state, done)

@@ -16,17 +16,20 @@ def config(**overrides) -> AutoLRSConfig:
 @pytest.mark.parametrize(
     ("overrides", "shape"),
     [
-        ({}, Trapezoid(0, None, 100, 0)),
+        ({}, Trapezoid(0, None, 100, 0, 0.5)),
+        ({"warmup_power": 1.5}, Trapezoid(0, None, 100, 0, 1.5)),
+        ({"averaging": "none"}, Trapezoid(0, None, 100, 0)),
         ({"warmup_steps": 0}, Constant()),
-        ({"warmup_steps": None}, Trapezoid(0, None, 50, 0)),
-        ({"shape": "wsd"}, Trapezoid(0, 1000, 100, 300)),
-        ({"shape": "wsd", "decay_fraction": 0.1}, Trapezoid(0, 1000, 100, 100)),
+        ({"warmup_steps": None}, Trapezoid(0, None, 200, 0, 0.5)),
+        ({"warmup_steps": None, "averaging": "none"}, Trapezoid(0, None, 50, 0)),
+        ({"shape": "wsd"}, Trapezoid(0, 1000, 100, 300, 0.5)),
+        ({"shape": "wsd", "decay_fraction": 0.1}, Trapezoid(0, 1000, 100, 100, 0.5)),
         ({"shape": "wsd", "warmup_steps": 0}, Trapezoid(0, 1000, 0, 300)),
-        ({"shape": "linear"}, Trapezoid(0, 1000, 100, 900)),
+        ({"shape": "linear"}, Trapezoid(0, 1000, 100, 900, 0.5)),
         ({"shape": "linear", "warmup_steps": 0}, Linear(0, 1000)),
-        ({"shape": "cosine"}, Cosine(0, 1000, warmup_steps=100)),
+        ({"shape": "cosine"}, Cosine(0, 1000, warmup_steps=100, warmup_power=0.5)),
         # Without an end nothing falls until the user asks for it.
-        ({"total_steps": None, "warmup_steps": None}, Trapezoid(0, None, 100, 0)),
+        ({"total_steps": None, "warmup_steps": None}, Trapezoid(0, None, 500, 0, 0.5)),
         ({"total_steps": None, "shape": "wsd", "warmup_steps": 0}, Constant()),
     ],
 )

@@ -212,7 +212,10 @@ def test_the_settings_choose_the_average():
     classes = {"none": NoAverage, "ema": RunningAverage, "tail": RunningAverage}
     for name, wanted in (classes | {"schedule_free": ScheduleFree}).items():
         optimizer = plain_sgd(plain_net())
-        assert type(average_of(optimizer, small_config(averaging=name))) is wanted
+        assert (
+            type(average_of(optimizer, config=small_config(averaging=name), global_batch_size=8))
+            is wanted
+        )
     worker = make_worker(ToyTask(), averaging="schedule_free", averaging_momentum=0.5)
     strong = make_worker(ToyTask(), averaging="schedule_free")
     assert train(worker, 0, 5) != train(strong, 0, 5)

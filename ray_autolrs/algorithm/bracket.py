@@ -1,0 +1,143 @@
+"""Bracketing before the first step: walk downhill until the best LR has a worse one on each side.
+
+Symbols
+    η_j   learning rate (LR) of rung j: rungs lie evenly in log LR, a factor √10 apart or less
+    n     steps of a probe (``resolved_probe_steps``); T steps of the run
+    β     how near to the average Schedule-Free takes its gradients
+    m     the multiplier that is applied
+
+    1. The two rungs in the middle are tried, n steps each, in the first half of which the LR
+       rises. With ``first_lr`` the rungs begin there, and have GUESS_RUNGS to each side.
+    2. While the best LR is the smallest or the largest that was tried, the next rung on its side
+       is: three or four probes where six spread over three decades would be six.
+    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of all probes
+       (:func:`~ray_autolrs.algorithm.first_search.weighted_mean_lr`): short probes from
+       initialisation favour LRs that are too large for T steps. c is HORIZON_CORRECTION for
+       noisy gradients, and less where a large batch makes them less so: times (1 - β) / 0.2.
+
+A probe begins like a run in small, at an LR that rises for long: with a warm-up of a tenth the
+best LR of a probe differed from a run's by a factor of 1.6 (one standard deviation over six tasks,
+around their mean), with half of it by 1.4. Without averaging, probes fall to zero over n/2 steps
+more, because the validation loss at a high LR is mostly noise of the LR.
+
+Source: our measurements (bench/NOTES.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ray_autolrs.algorithm.decays import Trapezoid
+from ray_autolrs.algorithm.first_search import FirstSearch
+from ray_autolrs.algorithm.midpoints import log_midpoints
+from ray_autolrs.algorithm.strategy import Candidate, Observation
+from ray_autolrs.config import MOST_LOOKAHEAD, AutoLRSConfig
+
+RUNG = math.sqrt(10)
+"""Largest factor between two LRs that are tried one after the other."""
+
+GUESS_RUNGS = 6
+"""Rungs to each side of ``first_lr``: a guess may be off by a factor of a few hundred."""
+
+TEMPERATURE = 0.05
+"""Of the weighted mean, as a part of the loss that has been gained. Ours (measured)."""
+
+HORIZON_CORRECTION = 0.16
+"""Part of ln(T / n) by which an LR found at n steps is too large for T. Ours (measured)."""
+
+USUAL_PROBES = 4
+"""Probes of a search that is not unlucky: three or four where an interval has six rungs."""
+
+
+class BracketStrategy(FirstSearch):
+    """``search="bracket"``."""
+
+    temperature = TEMPERATURE
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        rungs = _rungs(self.config)
+        return rungs[0], rungs[-1]
+
+    def suggest_first(
+        self, told: Sequence[Observation], running: Sequence[float]
+    ) -> Candidate | None:
+        rungs = _rungs(self.config)
+        middle = (len(rungs) - 1) // 2
+        asked = len(told) + len(running)
+        if asked < 2:
+            return self._probe(rungs[middle + asked])
+        if running:
+            return None
+        losses = {_place(rungs, result.lr): _loss(result) for result in told}
+        place = _next_place(losses, len(rungs))
+        return None if place is None else self._probe(rungs[place])
+
+    def finalists(self, results: Sequence[Observation]) -> list[Observation]:
+        """Return all that were judged."""
+        return [result for result in results if result.forecast is not None]
+
+    def first_probes(self, results: Sequence[Observation]) -> int:
+        rungs = _rungs(self.config)
+        return sum(_place(rungs, result.lr) is not None for result in results)
+
+    def corrected(self, lr: float) -> float:
+        if self.config.total_steps is None:
+            return lr
+        ratio = self.config.total_steps / self.config.resolved_probe_steps
+        momentum = self.config.averaging_momentum
+        noise = 1.0 if momentum is None else min(1.0, (1 - momentum) / MOST_LOOKAHEAD)
+        return lr * math.exp(-noise * HORIZON_CORRECTION * max(0.0, math.log(ratio)))
+
+    def _probe(self, lr: float) -> Candidate:
+        steps, decay = self.config.resolved_probe_steps, _anneal_steps(self.config)
+        return self.candidate(lr, steps + decay, Trapezoid(0, steps + decay, steps // 2, decay))
+
+
+def bracket_steps(config: AutoLRSConfig) -> int:
+    """Return the optimizer steps that the search before the first step usually takes."""
+    return USUAL_PROBES * (config.resolved_probe_steps + _anneal_steps(config))
+
+
+def _anneal_steps(config: AutoLRSConfig) -> int:
+    return config.resolved_probe_steps // 2 if config.averaging == "none" else 0
+
+
+def _rungs(config: AutoLRSConfig) -> list[float]:
+    """Return the LRs that may be tried, in order; the first two to try are in the middle."""
+    guess = config.first_lr
+    if guess is not None:
+        return [guess * RUNG**place for place in range(-GUESS_RUNGS, GUESS_RUNGS + 1)]
+    lr_min, lr_max = config.lr_interval
+    # A little less, so that three decades, whose quotient is a rounded number, have six.
+    count = math.ceil(math.log(lr_max / lr_min) / math.log(RUNG) - 1e-6)
+    return log_midpoints(lr_min, lr_max, max(3, count))
+
+
+def _place(rungs: Sequence[float], lr: float) -> int | None:
+    """Return the rung that an LR is, or None if it is none."""
+    return next((place for place, rung in enumerate(rungs) if rung == lr), None)
+
+
+def _loss(result: Observation) -> float:
+    return math.inf if result.forecast is None else result.forecast.loss
+
+
+def _next_place(losses: dict[int | None, float], count: int) -> int | None:
+    """Return the rung to try next, or None once the best lies between worse ones or at the end.
+
+    Where every LR diverged so far, it is the next smaller one.
+
+    >>> _next_place({2: 1.0, 3: 2.0}, 6), _next_place({2: 2.0, 3: 1.0}, 6)
+    (1, 4)
+    >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 6)
+    """
+    tried = [place for place in losses if place is not None]
+    low, high = min(tried), max(tried)
+    best = min(tried, key=lambda place: (losses[place], place))
+    if best == low and low > 0:
+        return low - 1
+    if best == high and high < count - 1 and losses[best] < math.inf:
+        return high + 1
+    return None

@@ -1,0 +1,247 @@
+"""Bracketing, by itself with made-up results and through the stage machine."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_autolrs.algorithm.bracket import BracketStrategy, bracket_steps
+from ray_autolrs.algorithm.decays import Trapezoid
+from ray_autolrs.algorithm.machine import Rules, SearchFailedError, advance, outstanding
+from ray_autolrs.algorithm.messages import Probe, Ready
+from ray_autolrs.algorithm.phases import Applying, RunState
+from ray_autolrs.algorithm.strategy import MOST_RETREATS, Observation
+from ray_autolrs.config import AutoLRSConfig
+from tests.algorithm.made_up_runs import (
+    GUESS,
+    applied,
+    drive,
+    fails_when_applied,
+    first,
+    later,
+    region,
+    result,
+    run_config,
+    u_shaped,
+)
+
+RUNGS = [10 ** (place / 2 - 2.75) for place in range(6)]
+"""Six log-midpoints of 1e-3 to 1: half a decade apart, a quarter from the ends."""
+
+
+def config(**overrides) -> AutoLRSConfig:
+    return run_config(**({"probe_steps": 50} | overrides))
+
+
+def walk(losses, lrs=RUNGS, **overrides) -> list[Observation]:
+    """The probes of a search whose losses at the rungs are given, in the order asked."""
+    strategy, told = BracketStrategy(config(**overrides)), []
+    while (candidate := strategy.suggest(first(), told, ())) is not None:
+        place = min(range(len(lrs)), key=lambda place: abs(math.log(lrs[place] / candidate.lr)))
+        assert candidate.lr == pytest.approx(lrs[place])
+        told.append(result(len(told), candidate.lr, losses[place]))
+    return told
+
+
+def places(told) -> list[int]:
+    return [round(2 * (math.log10(observation.lr) + 2.75)) for observation in told]
+
+
+# The search before the first step ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("losses", "asked"),
+    [
+        ([9, 2, 1, 3, 9, 9], [2, 3, 1]),
+        ([9, 9, 3, 1, 2, 9], [2, 3, 4]),
+        ([2, 1, 3, 4, 9, 9], [2, 3, 1, 0]),
+        ([1, 2, 3, 4, 9, 9], [2, 3, 1, 0]),  # the best is the smallest that may be tried
+        ([9, 9, 4, 3, 1, 2], [2, 3, 4, 5]),
+        ([9, 9, 4, 3, 2, 1], [2, 3, 4, 5]),
+        ([2, 1, 1, 1, 9, 9], [2, 3, 1, 0]),  # of equals the smaller is the better
+        ([9, 2, 1, None, 9, 9], [2, 3, 1]),
+        ([1, 2, None, None, None, None], [2, 3, 1, 0]),
+        ([None] * 6, [2, 3, 1, 0]),
+        ([9, 2, 3, 1, None, 9], [2, 3, 4]),
+    ],
+)
+def test_the_best_lr_is_bracketed(losses, asked):
+    assert places(walk(losses)) == asked
+
+
+def test_two_probes_may_run_at_once_and_the_third_waits_for_both():
+    strategy, told = BracketStrategy(config()), walk([9, 2, 1, 3, 9, 9])
+    second = strategy.suggest(first(), (), [told[0].lr])
+    assert second is not None
+    assert second.lr == told[1].lr
+    assert strategy.suggest(first(), (), [told[0].lr, told[1].lr]) is None
+    assert strategy.suggest(first(), told[:1], [told[1].lr]) is None
+    assert strategy.suggest(first(), told[:2], [told[2].lr]) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "evals", "shape"),
+    [
+        ({}, 50, 1, Trapezoid(0, 50, 25, 0)),
+        ({"averaging": "none"}, 75, 1, Trapezoid(0, 75, 25, 25)),
+        ({"forecaster": "tail_mean"}, 50, 0, Trapezoid(0, 50, 25, 0)),
+    ],
+)
+def test_half_of_a_probe_is_warm_up(overrides, steps, evals, shape):
+    candidate = BracketStrategy(config(**overrides)).suggest(first(), (), ())
+    assert candidate is not None
+    assert (candidate.steps, candidate.evals, candidate.shape) == (steps, evals, shape)
+
+
+@pytest.mark.parametrize(
+    ("lr_min", "lr_max", "rungs"), [(0.1, 0.2, 3), (0.01, 0.1, 3), (1e-3, 1.0, 6), (1e-4, 3e-2, 5)]
+)
+def test_rungs_fill_the_interval(lr_min, lr_max, rungs):
+    settings_ = config(lr_min=lr_min, lr_max=lr_max)
+    falling = BracketStrategy(settings_)
+    told: list[Observation] = []
+    while (candidate := falling.suggest(first(), told, ())) is not None:
+        told.append(result(len(told), candidate.lr, 1 / candidate.lr))
+    factor = (lr_max / lr_min) ** (1 / rungs)
+    assert falling.interval == pytest.approx((lr_min * factor**0.5, lr_max / factor**0.5))
+    assert told[-1].lr == pytest.approx(lr_max / factor**0.5)
+    assert told[1].lr / told[0].lr == pytest.approx(factor)
+    assert factor < math.sqrt(10) * (1 + 1e-9)
+
+
+def found_from(first_lr) -> float:
+    """The LR of a whole run whose best probed LR is 0.05."""
+    state, _ = drive(rules(config(**GUESS | {"first_lr": first_lr})), u_shaped(0.05))
+    (lr,) = {segment.multiplier for segment in state.segments}
+    return lr
+
+
+@pytest.mark.parametrize("wrong", [1 / 250, 1 / 64, 1 / 8, 4.0, 64.0, 250.0])
+def test_a_wrong_guess_is_walked_away_from(wrong):
+    assert found_from(0.05 * wrong) == pytest.approx(found_from(0.05), rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "factor"),
+    [
+        ({}, (2000 / 50) ** -0.16),
+        ({"averaging_momentum": 0.8}, (2000 / 50) ** -0.16),
+        ({"averaging_momentum": 0.5}, (2000 / 50) ** -0.16),
+        ({"averaging_momentum": 0.95}, (2000 / 50) ** -0.04),  # a large batch
+        ({"averaging": "none"}, (2000 / 50) ** -0.16),
+        ({"total_steps": 8000}, (8000 / 50) ** -0.16),
+        ({"total_steps": None}, 1.0),
+        ({"total_steps": 40, "warmup_steps": 0}, 1.0),
+    ],
+)
+def test_an_lr_found_in_few_steps_is_lowered_for_many(overrides, factor):
+    chosen = BracketStrategy(config(**overrides)).choose(first(), walk([9, 9, 1, 9, 9, 9]))
+    assert chosen == pytest.approx(RUNGS[2] * factor)
+
+
+def test_all_probes_are_weighed():
+    strategy = BracketStrategy(config(total_steps=None))
+    # A gain of 1 and a temperature of 0.05: weights 1, 1/e and 0.
+    told = [result(0, RUNGS[2], 1.05), result(1, RUNGS[3], 1.0), result(2, RUNGS[4], 9.0)]
+    expected = 10 ** (-1.25 - 0.5 / (1 + math.e))
+    assert strategy.choose(first(), told) == pytest.approx(expected)
+
+
+def test_where_all_diverged_none_is_chosen():
+    assert BracketStrategy(config()).choose(first(), walk([None] * 6)) is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "lrs"),
+    [
+        ([9, 2, 1, 3, 9, 9], []),
+        ([9, 9, 4, 3, 2, 1], [0.1, 0.3, RUNGS[5]]),  # the interval's end: in doubt
+        ([1, 2, 3, 9, 9, 9], [0.1, 0.3, RUNGS[5]]),
+        ([9, 9, 4, 3, 1, None], []),
+    ],
+)
+def test_later_stages_search_where_the_best_lay_at_the_end(losses, lrs):
+    context = later(0.3)
+    past = replace(context.past[0], results=tuple(walk(losses)))
+    asked = region(BracketStrategy(config()), replace(context, past=(past,)))
+    assert asked == pytest.approx(lrs)
+
+
+# Whole runs -------------------------------------------------------------------------------
+
+
+def rules(settings_, parallel_probes=1) -> Rules:
+    return Rules(settings_, BracketStrategy(settings_), parallel_probes)
+
+
+@pytest.mark.parametrize("best", [0.004, 0.02, 0.1])
+@pytest.mark.parametrize("diverges_at", [math.inf, 4.0])
+def test_the_minimum_is_found_within_a_factor_of_two(best, diverges_at):
+    state, commands = drive(rules(config()), u_shaped(best, diverges_at * best))
+    (lr,) = {segment.multiplier for segment in state.segments}
+    factor = (2000 / 50) ** -0.16
+    assert best / 2 < lr / factor < 2 * best
+    probes = [command for command in commands if isinstance(command, Probe)]
+    assert {probe.stage for probe in probes} == {1}
+    assert sum(probe.steps for probe in probes) <= bracket_steps(config())
+
+
+@pytest.mark.parametrize("overrides", [{}, GUESS])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_lr_that_diverges_is_halved(stage, overrides):
+    _, commands = drive(rules(config(**overrides)), fails_when_applied(stage, 2))
+    tries = applied(commands, stage)
+    assert tries == pytest.approx([tries[0], tries[0] / 2, tries[0] / 4])
+
+
+@pytest.mark.parametrize("overrides", [{}, GUESS])
+def test_a_run_is_given_up_after_the_last_retreat(overrides):
+    _, commands = drive(rules(config(**overrides)), fails_when_applied(1, MOST_RETREATS))
+    assert len(applied(commands, 1)) == MOST_RETREATS + 1
+    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
+        drive(rules(config(**overrides)), fails_when_applied(1, MOST_RETREATS + 1))
+
+
+def test_where_every_lr_diverges_the_run_is_given_up():
+    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
+        drive(rules(config()), u_shaped(0.1, diverges_at=1e-9))
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    parallel_probes=st.sampled_from([1, 2, 10]),
+    best=st.sampled_from([0.0005, 0.004, 0.05, 0.4, 5.0]),
+    overrides=st.sampled_from([{}, {"averaging": "none"}, {**GUESS, "first_lr": 0.03}]),
+)
+def test_neither_lanes_nor_their_speed_change_the_schedule(seed, parallel_probes, best, overrides):
+    answer = u_shaped(best, diverges_at=8 * best)
+    expected, one_by_one = drive(rules(config(**overrides)), answer)
+    state, commands = drive(
+        rules(config(**overrides), parallel_probes), answer, random.Random(seed)
+    )
+    assert state.segments == expected.segments
+    assert {(c.stage, c.index, c.segment) for c in commands if isinstance(c, Probe)} == {
+        (c.stage, c.index, c.segment) for c in one_by_one if isinstance(c, Probe)
+    }
+    results = [
+        sorted(p.results, key=lambda r: r.index) for p in state.past if isinstance(p, Applying)
+    ]
+    assert results == [list(p.results) for p in expected.past if isinstance(p, Applying)]
+
+
+def test_with_ten_lanes_the_first_two_probes_run_at_once():
+    machine, answer = rules(config(), parallel_probes=10), u_shaped(0.02)
+    state, commands = advance(machine, RunState(), Ready(0))
+    assert [command.index for command in commands if isinstance(command, Probe)] == [0, 1]
+    state, new = advance(machine, state, answer(commands[1]))
+    assert new == ()
+    state, new = advance(machine, state, answer(commands[0]))
+    assert [command.index for command in new if isinstance(command, Probe)] == [2]
+    assert outstanding(state) == new
