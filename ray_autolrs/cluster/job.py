@@ -227,10 +227,11 @@ def cost_text(
         raise ValueError("total_steps=None has no cost to tell; jobs need a number of steps")
     stages = plan_stages(config)
     probed = planned_probe_steps(config)
+    bound = "about" if config.search == "bracket" else "up to"
     hours = (config.total_steps + probed) / timing.steps_per_s / 3600
     amount = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     return (
-        f"cost: {config.total_steps} steps applied and up to {probed} probed in {len(stages)} "
+        f"cost: {config.total_steps} steps applied and {bound} {probed} probed in {len(stages)} "
         f"stages, {task.global_batch_size} samples a step on {num_workers} worker(s)\n"
         f"speed: {timing.steps_per_s:.3g} batches/s measured on one worker's share of "
         f"{timing.steps} steps, {100 * timing.data_wait_fraction:.1f}% of it waiting for data; "
