@@ -40,7 +40,8 @@ def config(**overrides) -> AutoLRSConfig:
 
 def walk(losses, lrs=RUNGS, **overrides) -> list[Observation]:
     """The probes of a search whose losses at the rungs are given, in the order asked."""
-    strategy, told = BracketStrategy(config(**overrides)), []
+    strategy = BracketStrategy(config(**overrides))
+    told: list[Observation] = []
     while (candidate := strategy.suggest(first(), told, ())) is not None:
         place = min(range(len(lrs)), key=lambda place: abs(math.log(lrs[place] / candidate.lr)))
         assert candidate.lr == pytest.approx(lrs[place])
