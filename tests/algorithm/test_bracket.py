@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ray_autolrs.algorithm.bracket import BracketStrategy, bracket_steps
 from ray_autolrs.algorithm.decays import Trapezoid
-from ray_autolrs.algorithm.machine import Rules, SearchFailedError, advance, outstanding
+from ray_autolrs.algorithm.machine import Rules, advance, outstanding
 from ray_autolrs.algorithm.messages import Probe, Ready
-from ray_autolrs.algorithm.phases import Applying, RunState
-from ray_autolrs.algorithm.strategy import MOST_RETREATS, Observation
+from ray_autolrs.algorithm.phases import RunState
+from ray_autolrs.algorithm.strategy import Observation
 from ray_autolrs.config import AutoLRSConfig
 from tests.algorithm.made_up_runs import (
     GUESS,
-    applied,
     drive,
-    fails_when_applied,
     first,
     later,
     region,
@@ -191,50 +186,6 @@ def test_the_minimum_is_found_within_a_factor_of_two(best, diverges_at):
     probes = [command for command in commands if isinstance(command, Probe)]
     assert {probe.stage for probe in probes} == {1}
     assert sum(probe.steps for probe in probes) <= bracket_steps(config())
-
-
-@pytest.mark.parametrize("overrides", [{}, GUESS])
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_an_lr_that_diverges_is_halved(stage, overrides):
-    _, commands = drive(rules(config(**overrides)), fails_when_applied(stage, 2))
-    tries = applied(commands, stage)
-    assert tries == pytest.approx([tries[0], tries[0] / 2, tries[0] / 4])
-
-
-@pytest.mark.parametrize("overrides", [{}, GUESS])
-def test_a_run_is_given_up_after_the_last_retreat(overrides):
-    _, commands = drive(rules(config(**overrides)), fails_when_applied(1, MOST_RETREATS))
-    assert len(applied(commands, 1)) == MOST_RETREATS + 1
-    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
-        drive(rules(config(**overrides)), fails_when_applied(1, MOST_RETREATS + 1))
-
-
-def test_where_every_lr_diverges_the_run_is_given_up():
-    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
-        drive(rules(config()), u_shaped(0.1, diverges_at=1e-9))
-
-
-@settings(derandomize=True, max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 10_000),
-    parallel_probes=st.sampled_from([1, 2, 10]),
-    best=st.sampled_from([0.0005, 0.004, 0.05, 0.4, 5.0]),
-    overrides=st.sampled_from([{}, {"averaging": "none"}, {**GUESS, "first_lr": 0.03}]),
-)
-def test_neither_lanes_nor_their_speed_change_the_schedule(seed, parallel_probes, best, overrides):
-    answer = u_shaped(best, diverges_at=8 * best)
-    expected, one_by_one = drive(rules(config(**overrides)), answer)
-    state, commands = drive(
-        rules(config(**overrides), parallel_probes), answer, random.Random(seed)
-    )
-    assert state.segments == expected.segments
-    assert {(c.stage, c.index, c.segment) for c in commands if isinstance(c, Probe)} == {
-        (c.stage, c.index, c.segment) for c in one_by_one if isinstance(c, Probe)
-    }
-    results = [
-        sorted(p.results, key=lambda r: r.index) for p in state.past if isinstance(p, Applying)
-    ]
-    assert results == [list(p.results) for p in expected.past if isinstance(p, Applying)]
 
 
 def test_with_ten_lanes_the_first_two_probes_run_at_once():

@@ -1,15 +1,29 @@
-"""The weighted mean of probes; what else the searches share is tested with each of them."""
+"""What the searches before the first step share: the weighted mean, retreats, and lanes."""
 
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_autolrs.algorithm.first_search import weighted_mean_lr
-from tests.algorithm.made_up_runs import result
+from ray_autolrs.algorithm.machine import Rules, SearchFailedError
+from ray_autolrs.algorithm.messages import Probe
+from ray_autolrs.algorithm.phases import Applying
+from ray_autolrs.algorithm.rules import rules_of
+from ray_autolrs.algorithm.strategy import MOST_RETREATS
+from tests.algorithm.made_up_runs import (
+    GUESS,
+    applied,
+    drive,
+    fails_when_applied,
+    result,
+    run_config,
+    u_shaped,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +66,63 @@ def test_a_higher_temperature_weighs_more_alike():
     assert means == sorted(means)
     assert means[0] == pytest.approx(0.01)
     assert means[-1] == pytest.approx(0.1, rel=1e-3)
+
+
+# Whole runs, by each search -----------------------------------------------------------------
+
+SEARCHES = ["bracket", "halving"]
+
+
+def rules(parallel_probes=1, **overrides) -> Rules:
+    return rules_of(run_config(**overrides), parallel_probes)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("overrides", [{}, GUESS])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_lr_that_diverges_is_halved(search, overrides, stage):
+    _, commands = drive(rules(search=search, **overrides), fails_when_applied(stage, 2))
+    tries = applied(commands, stage)
+    assert tries == pytest.approx([tries[0], tries[0] / 2, tries[0] / 4])
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("overrides", [{}, GUESS])
+def test_a_run_is_given_up_after_the_last_retreat(search, overrides):
+    machine = rules(search=search, **overrides)
+    _, commands = drive(machine, fails_when_applied(1, MOST_RETREATS))
+    assert len(applied(commands, 1)) == MOST_RETREATS + 1
+    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
+        drive(machine, fails_when_applied(1, MOST_RETREATS + 1))
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_where_every_lr_diverges_the_run_is_given_up(search):
+    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
+        drive(rules(search=search), u_shaped(0.1, diverges_at=1e-9))
+
+
+@settings(derandomize=True, max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    parallel_probes=st.sampled_from([1, 2, 3, 10]),
+    best=st.sampled_from([0.0005, 0.004, 0.05, 0.4, 5.0]),
+    search=st.sampled_from(SEARCHES),
+    overrides=st.sampled_from([{}, {"averaging": "none"}, {**GUESS, "first_lr": 0.03}]),
+)
+def test_neither_lanes_nor_their_speed_change_the_schedule(
+    seed, parallel_probes, best, search, overrides
+):
+    answer = u_shaped(best, diverges_at=8 * best)
+    expected, one_by_one = drive(rules(search=search, **overrides), answer)
+    state, commands = drive(
+        rules(parallel_probes, search=search, **overrides), answer, random.Random(seed)
+    )
+    assert state.segments == expected.segments
+    assert {(c.stage, c.index, c.segment) for c in commands if isinstance(c, Probe)} == {
+        (c.stage, c.index, c.segment) for c in one_by_one if isinstance(c, Probe)
+    }
+    results = [
+        sorted(p.results, key=lambda r: r.index) for p in state.past if isinstance(p, Applying)
+    ]
+    assert results == [list(p.results) for p in expected.past if isinstance(p, Applying)]
