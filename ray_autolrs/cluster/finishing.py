@@ -7,7 +7,9 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
+
+from ray_autolrs.cluster.background import Background
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +19,7 @@ FINISH_SIGNAL = signal.SIGUSR1
 POLL_INTERVAL_S = 0.5
 
 
-class FinishRelay:
+class FinishRelay(Background):
     """Passes a request to finish on to the search actor, while a run goes on.
 
     A thread of its own does it: a signal handler must not wait for another process.
@@ -28,25 +30,11 @@ class FinishRelay:
     """
 
     def __init__(self, requested: threading.Event, finish: Callable[[], None]) -> None:
+        super().__init__("autolrs-finish")
         self._requested = requested
         self._finish = finish
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._relay, name="autolrs-finish", daemon=True)
 
-    def __enter__(self) -> FinishRelay:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _relay(self) -> None:
+    def _work(self) -> None:
         while not self._requested.wait(POLL_INTERVAL_S):
             if self._stop.is_set():
                 return

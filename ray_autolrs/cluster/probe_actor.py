@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_autolrs.algorithm.messages import Probe, ProbeDone
 from ray_autolrs.algorithm.records import Record
+from ray_autolrs.cluster.background import Background
 from ray_autolrs.cluster.lane_choice import LaneChoice
 from ray_autolrs.cluster.leases import Assignment, Idle, Over
 from ray_autolrs.cluster.search_actor import Status
@@ -127,7 +128,7 @@ class ProbeActor:
         return True
 
 
-class ProbePool:
+class ProbePool(Background):
     """Starts probe actors and watches over them, from a thread of its own.
 
     Each actor has a placement group of its own, so that the first can begin before there is
@@ -147,6 +148,7 @@ class ProbePool:
         search: ActorHandle[Any],
         shelf: ActorHandle[Any],
     ) -> None:
+        super().__init__("autolrs-probes")
         self._choice = choice
         self._search = search
         self._shelf = shelf
@@ -155,12 +157,6 @@ class ProbePool:
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._running: dict[ray.ObjectRef[None], str] = {}
         self._failures: dict[str, int] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="autolrs-probes", daemon=True)
-
-    def __enter__(self) -> ProbePool:
-        self._thread.start()
-        return self
 
     def __exit__(
         self,
@@ -168,9 +164,8 @@ class ProbePool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop.set()
         try:
-            self._thread.join()
+            super().__exit__(kind, error, traceback)
         finally:
             # A stack runs all of it, last one first, whatever one of them raises.
             with contextlib.ExitStack() as ending:
@@ -200,7 +195,7 @@ class ProbePool:
                 return
             time.sleep(0.02)
 
-    def _watch(self) -> None:
+    def _work(self) -> None:
         """Start the actors once the workers have their places, then wait for those that end."""
         while not self._stop.is_set() and not self._workers_are_ready():
             self._stop.wait(0.2)

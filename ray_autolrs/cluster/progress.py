@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
@@ -18,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ray_autolrs.algorithm.messages import Apply
 from ray_autolrs.algorithm.records import Record
+from ray_autolrs.cluster.background import Background
 from ray_autolrs.cluster.search_actor import Status, describe_command
 from ray_autolrs.report.costs import count_costs
 from ray_autolrs.report.lines import describe
@@ -28,7 +27,7 @@ Poll = Callable[[int], tuple[list[Record], Status]]
 """From the number of records seen to (the newer records, the status)."""
 
 
-class ProgressDisplay:
+class ProgressDisplay(Background):
     """Follows a run from a thread of its own, between entering and leaving the context.
 
     Args:
@@ -38,31 +37,20 @@ class ProgressDisplay:
     """
 
     def __init__(self, poll: Poll, total_steps: int | None, interval_s: float = 0.5) -> None:
+        super().__init__("autolrs-progress")
         self._poll = poll
         self._total_steps = total_steps
         self._interval_s = interval_s
         self._seen = 0
         self._records: list[Record] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="autolrs-progress", daemon=True)
 
     def __enter__(self) -> ProgressDisplay:
         # What an earlier session of this run decided has been logged by it.
         self._records, _ = self._poll(0)
         self._seen = len(self._records)
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
+    def _work(self) -> None:
         on_terminal = sys.stderr.isatty()
         bar: tqdm[Any] = tqdm(total=self._total_steps, unit="step", disable=not on_terminal)
         # Log lines go above the bar; without a bar they go where the user's handlers send them.
