@@ -29,7 +29,7 @@ import math
 from collections.abc import Sequence
 
 from ray_autolrs.algorithm.decays import Trapezoid
-from ray_autolrs.algorithm.first_search import FirstSearch
+from ray_autolrs.algorithm.first_search import FirstSearch, anneal_steps
 from ray_autolrs.algorithm.midpoints import log_midpoints
 from ray_autolrs.algorithm.strategy import Candidate, Observation
 from ray_autolrs.config import MOST_LOOKAHEAD, AutoLRSConfig
@@ -70,7 +70,7 @@ class BracketStrategy(FirstSearch):
             return self._probe(rungs[middle + asked])
         if running:
             return None
-        losses = {_place(rungs, result.lr): _loss(result) for result in told}
+        losses = {rungs.index(result.lr): _loss(result) for result in told}
         place = _next_place(losses, len(rungs))
         return None if place is None else self._probe(rungs[place])
 
@@ -80,7 +80,7 @@ class BracketStrategy(FirstSearch):
 
     def first_probes(self, results: Sequence[Observation]) -> int:
         rungs = _rungs(self.config)
-        return sum(_place(rungs, result.lr) is not None for result in results)
+        return sum(result.lr in rungs for result in results)
 
     def corrected(self, lr: float) -> float:
         if self.config.total_steps is None:
@@ -91,17 +91,13 @@ class BracketStrategy(FirstSearch):
         return lr * math.exp(-noise * HORIZON_CORRECTION * max(0.0, math.log(ratio)))
 
     def _probe(self, lr: float) -> Candidate:
-        steps, decay = self.config.resolved_probe_steps, _anneal_steps(self.config)
+        steps, decay = self.config.resolved_probe_steps, anneal_steps(self.config)
         return self.candidate(lr, steps + decay, Trapezoid(0, steps + decay, steps // 2, decay))
 
 
 def bracket_steps(config: AutoLRSConfig) -> int:
     """Return the optimizer steps that the search before the first step usually takes."""
-    return USUAL_PROBES * (config.resolved_probe_steps + _anneal_steps(config))
-
-
-def _anneal_steps(config: AutoLRSConfig) -> int:
-    return config.resolved_probe_steps // 2 if config.averaging == "none" else 0
+    return USUAL_PROBES * (config.resolved_probe_steps + anneal_steps(config))
 
 
 def _rungs(config: AutoLRSConfig) -> list[float]:
@@ -115,16 +111,11 @@ def _rungs(config: AutoLRSConfig) -> list[float]:
     return log_midpoints(lr_min, lr_max, max(3, count))
 
 
-def _place(rungs: Sequence[float], lr: float) -> int | None:
-    """Return the rung that an LR is, or None if it is none."""
-    return next((place for place, rung in enumerate(rungs) if rung == lr), None)
-
-
 def _loss(result: Observation) -> float:
     return math.inf if result.forecast is None else result.forecast.loss
 
 
-def _next_place(losses: dict[int | None, float], count: int) -> int | None:
+def _next_place(losses: dict[int, float], count: int) -> int | None:
     """Return the rung to try next, or None once the best lies between worse ones or at the end.
 
     Where every LR diverged so far, it is the next smaller one.
@@ -133,9 +124,8 @@ def _next_place(losses: dict[int | None, float], count: int) -> int | None:
     (1, 4)
     >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 6)
     """
-    tried = [place for place in losses if place is not None]
-    low, high = min(tried), max(tried)
-    best = min(tried, key=lambda place: (losses[place], place))
+    low, high = min(losses), max(losses)
+    best = min(losses, key=lambda place: (losses[place], place))
     if best == low and low > 0:
         return low - 1
     if best == high and high < count - 1 and losses[best] < math.inf:

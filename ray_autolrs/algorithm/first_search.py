@@ -151,6 +151,11 @@ class FirstSearch(ABC):
         return wanted if abs(math.log(wanted / now)) > math.log(HYSTERESIS) else now
 
 
+def anneal_steps(config: AutoLRSConfig) -> int:
+    """Return the steps in which a probe without averaging falls to zero at its end."""
+    return config.resolved_probe_steps // 2 if config.averaging == "none" else 0
+
+
 def weighted_mean_lr(
     results: Sequence[Observation], initial_loss: float, temperature: float
 ) -> float:

@@ -25,7 +25,7 @@ import math
 from collections.abc import Sequence
 
 from ray_autolrs.algorithm.decays import Trapezoid
-from ray_autolrs.algorithm.first_search import FirstSearch
+from ray_autolrs.algorithm.first_search import FirstSearch, anneal_steps
 from ray_autolrs.algorithm.midpoints import log_midpoints
 from ray_autolrs.algorithm.strategy import Candidate, Observation
 from ray_autolrs.config import AutoLRSConfig
@@ -92,22 +92,18 @@ class HalvingStrategy(FirstSearch):
 
     def _probe(self, lr: float, steps: int, *, is_long: bool) -> Candidate:
         warmup = max(1, self.config.resolved_probe_steps // 4)
-        decay = _anneal_steps(self.config) if is_long else 0
+        decay = anneal_steps(self.config) if is_long else 0
         return self.candidate(lr, steps + decay, Trapezoid(0, steps + decay, warmup, decay))
 
 
 def halving_steps(config: AutoLRSConfig) -> int:
     """Return the optimizer steps of the search before the first step."""
-    long_steps = _long_steps(config) + _anneal_steps(config)
+    long_steps = _long_steps(config) + anneal_steps(config)
     return SHORT_PROBES * config.resolved_probe_steps + LONG_PROBES * long_steps
 
 
 def _long_steps(config: AutoLRSConfig) -> int:
     return round(LONG_FACTOR * config.resolved_probe_steps)
-
-
-def _anneal_steps(config: AutoLRSConfig) -> int:
-    return max(1, config.resolved_probe_steps // 2) if config.averaging == "none" else 0
 
 
 def _neighbours(told: Sequence[Observation]) -> list[float] | None:
