@@ -62,7 +62,7 @@ def plan(
     runs: list[QualityRun] = []
     for task, method in itertools.product(tasks, methods):
         rates = LEARNING_RATES[task]
-        grid = rates.schedule_free if method == "schedule_free" else rates.rivals
+        grid = rates.schedule_free if method.startswith("schedule_free") else rates.rivals
         interval = rates.paper if method == "autolrs_paper" else rates.search
         trials = plan_trials(
             [method], lrs=lrs or grid, lr_interval=interval, seeds=seeds, steps=steps

@@ -1,7 +1,8 @@
 """The methods that AutoLRS is compared with, each with the settings its authors recommend.
 
 What is left to tune is a learning rate (LR), on a grid of the caller's. Warm-up is 5% of the run
-wherever it is usual; one-cycle and CLR rise by themselves, and Prodigy begins with a tiny LR.
+wherever it is usual; one-cycle and CLR rise by themselves, and Prodigy begins with a tiny LR. The
+three whose names end in ``_long_warmup`` take the 20% that AutoLRS takes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from ray_autolrs.workloads.plain_training import LRSource, train_plain
 
 WARMUP = 0.05
 """Part of the run."""
+
+LONG_WARMUP = 0.2
+"""The same, of the default's warm-up: how much of its lead is the warm-up's?"""
 
 PRODIGY_LR = 1.0
 """Prodigy multiplies its own estimate by it; its authors say to leave it."""
@@ -100,16 +104,15 @@ class GreedySource:
             self._greedy.step(loss)
 
 
-def warmup_steps(steps: int) -> int:
+def warmup_steps(steps: int, part: float = WARMUP) -> int:
     """Return the steps of the warm-up in a run of ``steps``."""
-    return round(WARMUP * steps)
+    return round(part * steps)
 
 
-def _baseline(make: Callable[..., Any], *, warmup: bool = True, **settings: Any) -> Schedule:
+def _baseline(make: Callable[..., Any], *, warmup: float = WARMUP, **settings: Any) -> Schedule:
     def schedule(steps: int, lr: float) -> LRSource:
-        source: LRSource = make(
-            steps, warmup_steps=warmup_steps(steps) if warmup else 0, **settings
-        ).schedule(lr)
+        baseline = make(steps, warmup_steps=warmup_steps(steps, warmup), **settings)
+        source: LRSource = baseline.schedule(lr)
         return source
 
     return schedule
@@ -157,16 +160,22 @@ RIVALS: Mapping[str, Rival] = MappingProxyType(
         # The longer decay was measured to end lower in short runs.
         "wsd": Rival(schedule=_baseline(wsd, decay_fraction=0.3)),
         "inverse_sqrt": Rival(schedule=_baseline(inverse_sqrt)),
-        "one_cycle": Rival(schedule=_baseline(one_cycle, warmup=False)),
-        "triangular": Rival(schedule=_baseline(triangular, warmup=False)),
+        "one_cycle": Rival(schedule=_baseline(one_cycle, warmup=0.0)),
+        "triangular": Rival(schedule=_baseline(triangular, warmup=0.0)),
         "sgdr": Rival(schedule=_baseline(sgdr)),
         "schedule_free": Rival(
             schedule=_baseline(constant), make_average=partial(ScheduleFree, momentum=0.9)
         ),
         "prodigy": Rival(
-            schedule=_baseline(cosine, warmup=False), adapt=with_prodigy, is_tuned=False
+            schedule=_baseline(cosine, warmup=0.0), adapt=with_prodigy, is_tuned=False
         ),
         "greedy": Rival(schedule=GreedySource),
+        "cosine_long_warmup": Rival(schedule=_baseline(cosine, warmup=LONG_WARMUP)),
+        "wsd_long_warmup": Rival(schedule=_baseline(wsd, warmup=LONG_WARMUP, decay_fraction=0.3)),
+        "schedule_free_long_warmup": Rival(
+            schedule=_baseline(constant, warmup=LONG_WARMUP),
+            make_average=partial(ScheduleFree, momentum=0.9),
+        ),
     }
 )
 """Every rival, by name. ``triangular`` is CLR."""

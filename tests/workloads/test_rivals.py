@@ -80,10 +80,11 @@ def loss_on(task, model, dataset):
     return ((sizes @ torch.stack(losses)[:, None]) / sizes.sum()).item()
 
 
-def test_cosine_is_a_plain_torch_loop_to_the_last_bit():
+@pytest.mark.parametrize(("method", "part"), [("cosine", 0.05), ("cosine_long_warmup", 0.2)])
+def test_cosine_is_a_plain_torch_loop_to_the_last_bit(method, part):
     task = WholeBatches()
     model, optimizer, batches = prepared(task)
-    warmup = round(0.05 * STEPS)
+    warmup = round(part * STEPS)
 
     def factor(step):
         if step < warmup:
@@ -97,11 +98,11 @@ def test_cosine_is_a_plain_torch_loop_to_the_last_bit():
         if step + 1 in (20, 40, 60):
             curve.append((step + 1, loss_on(task, model, task.val_dataset())))
 
-    record = train_rival("cosine", task, lr=0.2, steps=STEPS, seed=SEED, eval_every=20)
+    record = train_rival(method, task, lr=0.2, steps=STEPS, seed=SEED, eval_every=20)
     assert record.curve == tuple(curve)
     assert record.val_loss == curve[-1][1]
     assert record.test_loss == loss_on(task, model, task.test_dataset())
-    assert (record.method, record.lr, record.seed, record.steps) == ("cosine", 0.2, SEED, STEPS)
+    assert (record.method, record.lr, record.seed, record.steps) == (method, 0.2, SEED, STEPS)
     assert not record.diverged
     assert record.search_steps == 0
 
