@@ -7,10 +7,11 @@ Symbols
     m     the multiplier that is applied
 
     1. The two rungs in the middle are tried, n steps each, in the first half of which the LR
-       rises. With ``first_lr`` the rungs begin there, and have GUESS_RUNGS to each side.
+       rises. With ``first_lr`` the rungs are powers of √10, and the two are those around it: a
+       wrong guess begins the walk elsewhere and ends it at the same rungs.
     2. While the best LR is the smallest or the largest that was tried, the next rung on its side
        is: three or four probes where six spread over three decades would be six.
-    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of all probes
+    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of the best and its neighbours
        (:func:`~ray_autolrs.algorithm.first_search.weighted_mean_lr`): short probes from
        initialisation favour LRs that are too large for T steps. c is HORIZON_CORRECTION for
        noisy gradients, and less where a large batch makes them less so: times (1 - β) / 0.2.
@@ -38,7 +39,7 @@ RUNG = math.sqrt(10)
 """Largest factor between two LRs that are tried one after the other."""
 
 GUESS_RUNGS = 6
-"""Rungs to each side of ``first_lr``: a guess may be off by a factor of a few hundred."""
+"""Rungs to each side of the two around ``first_lr``: it may be off by a factor of 300."""
 
 TEMPERATURE = 0.05
 """Of the weighted mean, as a part of the loss that has been gained. Ours (measured)."""
@@ -75,8 +76,13 @@ class BracketStrategy(FirstSearch):
         return None if place is None else self._probe(rungs[place])
 
     def finalists(self, results: Sequence[Observation]) -> list[Observation]:
-        """Return all that were judged."""
-        return [result for result in results if result.forecast is not None]
+        """Return the best and its neighbours: where the walk began has no say in the mean."""
+        rungs = _rungs(self.config)
+        judged = {rungs.index(r.lr): r for r in results if r.forecast is not None}
+        if not judged:
+            return []
+        best = _best({place: _loss(result) for place, result in judged.items()})
+        return [judged[place] for place in (best - 1, best, best + 1) if place in judged]
 
     def first_probes(self, results: Sequence[Observation]) -> int:
         rungs = _rungs(self.config)
@@ -104,7 +110,10 @@ def _rungs(config: AutoLRSConfig) -> list[float]:
     """Return the LRs that may be tried, in order; the first two to try are in the middle."""
     guess = config.first_lr
     if guess is not None:
-        return [guess * RUNG**place for place in range(-GUESS_RUNGS, GUESS_RUNGS + 1)]
+        # A little more, so that a guess that is a rung counts as one for all that it is rounded.
+        below = math.floor(math.log(guess) / math.log(RUNG) + 1e-6)
+        places = range(below - GUESS_RUNGS, below + 2 + GUESS_RUNGS)
+        return [10.0 ** (place / 2) for place in places]
     lr_min, lr_max = config.lr_interval
     # A little less, so that three decades, whose quotient is a rounded number, have six.
     count = math.ceil(math.log(lr_max / lr_min) / math.log(RUNG) - 1e-6)
@@ -125,9 +134,14 @@ def _next_place(losses: dict[int, float], count: int) -> int | None:
     >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 6)
     """
     low, high = min(losses), max(losses)
-    best = min(losses, key=lambda place: (losses[place], place))
+    best = _best(losses)
     if best == low and low > 0:
         return low - 1
     if best == high and high < count - 1 and losses[best] < math.inf:
         return high + 1
     return None
+
+
+def _best(losses: dict[int, float]) -> int:
+    """Return the rung with the lowest loss, of equals the smallest."""
+    return min(losses, key=lambda place: (losses[place], place))

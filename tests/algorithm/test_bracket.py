@@ -118,9 +118,19 @@ def found_from(first_lr) -> float:
     return lr
 
 
-@pytest.mark.parametrize("wrong", [1 / 250, 1 / 64, 1 / 8, 4.0, 64.0, 250.0])
-def test_a_wrong_guess_is_walked_away_from(wrong):
-    assert found_from(0.05 * wrong) == pytest.approx(found_from(0.05), rel=0.4)
+@pytest.mark.parametrize("wrong", [1 / 300, 1 / 64, 1 / 8, 0.5, 4.0, 64.0, 300.0])
+def test_a_wrong_guess_leads_to_the_same_lr(wrong):
+    assert found_from(0.05 * wrong) == found_from(0.05)
+
+
+@pytest.mark.parametrize(
+    ("guess", "lrs"),
+    [(0.1, [-1, -0.5]), (0.0999, [-1.5, -1]), (0.3, [-1, -0.5]), (10**-0.5, [-0.5, 0])],
+)
+def test_a_guess_is_searched_around(guess, lrs):
+    strategy = BracketStrategy(config(**GUESS | {"first_lr": guess}))
+    asked = [strategy.suggest(first(), (), running) for running in ([], [1.0])]
+    assert [c.lr for c in asked if c is not None] == pytest.approx([10**place for place in lrs])
 
 
 @pytest.mark.parametrize(
@@ -141,12 +151,13 @@ def test_an_lr_found_in_few_steps_is_lowered_for_many(overrides, factor):
     assert chosen == pytest.approx(RUNGS[2] * factor)
 
 
-def test_all_probes_are_weighed():
+@pytest.mark.parametrize("further", [1.06, 9.0, None])
+def test_the_best_and_its_neighbours_are_weighed(further):
+    """A gain of 1 and a temperature of 0.05: weights 1/e, 1 and 1/e, wherever the walk began."""
+    told = walk([1.05, 1.0, 1.05, further, 9.0, 9.0], total_steps=None)
+    assert places(told) == [2, 3, 1, 0]
     strategy = BracketStrategy(config(total_steps=None))
-    # A gain of 1 and a temperature of 0.05: weights 1, 1/e and 0.
-    told = [result(0, RUNGS[2], 1.05), result(1, RUNGS[3], 1.0), result(2, RUNGS[4], 9.0)]
-    expected = 10 ** (-1.25 - 0.5 / (1 + math.e))
-    assert strategy.choose(first(), told) == pytest.approx(expected)
+    assert strategy.choose(first(), told) == pytest.approx(RUNGS[1])
 
 
 def test_where_all_diverged_none_is_chosen():
