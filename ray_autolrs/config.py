@@ -205,6 +205,11 @@ class AutoLRSConfig:
     """Applied steps between evaluations on the whole validation set, which are counted from
     the start of each stage. None evaluates at the end of each stage only."""
 
+    keep_best: bool = True
+    """Whether the trained model is that of the lowest validation loss among the run's evaluations,
+    rather than the last one: where it overfits, the best lies before the end. The paper's is the
+    last."""
+
     divergence_check_steps: int = 10
     """Steps between looks at the losses of a probe: a diverged one ends at the next look.
     Each look waits for the device and averages the losses over the workers."""
@@ -249,6 +254,7 @@ class AutoLRSConfig:
             "validation_evals": 16,
             "validation_samples": 1024,
             "probe_lanes": "sequential",
+            "keep_best": False,
         }
         return cls(total_steps=total_steps, lr_min=lr_min, lr_max=lr_max, **(values | overrides))
 

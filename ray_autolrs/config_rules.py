@@ -72,6 +72,7 @@ def check_config(config: AutoLRSConfig) -> None:
         if getattr(config, name) is not None:
             _check_integer(config, name, minimum=minimum)
     _check_integer(config, "lr_grid_points", minimum=config.probes_per_stage)
+    _check(config, "keep_best", isinstance(config.keep_best, bool), "must be True or False")
     _check_interval(config)
     _check_fractions(config)
     _check_actors(config)

@@ -1,4 +1,4 @@
-"""Searches before the first step: what they share, and when a later stage is searched again.
+"""Searches before the first step: what they share.
 
 Symbols
     η_j   learning rate (LR) of probe j
@@ -7,10 +7,8 @@ Symbols
     w_j   weight of a probe, exp(-(Z_j - min Z) / (temperature ΔZ)) / sum of these
 
 The weighted mean of the last round, ln m = Σ w_j ln η_j, is corrected for the length of the run
-and applied. Later stages are not searched, unless the multiplier is in doubt: the best LR of the
-first search was the smallest or the largest that it tried, or the last re-search moved it. Then
-REGION times the multiplier is tried, within the interval, and the weighted mean is taken if it
-lies further away than HYSTERESIS.
+and applied. A later stage is searched only if the forecast of what another LR would gain says so
+(:mod:`ray_autolrs.algorithm.insurance`).
 
 Source: our measurements (bench/NOTES.md).
 """
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ray_autolrs.algorithm.forecast import Forecast
+from ray_autolrs.algorithm.insurance import chosen_lr, lrs_to_try, reprobe_steps
 from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.shapes import Shape
 from ray_autolrs.algorithm.stage_probes import training_forecaster
@@ -31,22 +30,9 @@ from ray_autolrs.algorithm.strategy import (
     MOST_RETREATS,
     Candidate,
     Observation,
-    PastStage,
     StageContext,
 )
 from ray_autolrs.config import AutoLRSConfig
-
-REGION = (1 / 3, 1.0, 3.0)
-"""Factors of the multiplier that a re-search tries. Ours: about the distance of first LRs."""
-
-REGION_PROBE_FRACTION = 0.1
-"""Steps of a re-search's probe as a fraction of its stage. Source: the paper's τ′/τ."""
-
-HYSTERESIS = 1.5
-"""A re-search changes the multiplier by at least this factor, or not at all. Ours."""
-
-LAST_RESEARCHED_STAGE = 4
-"""No stage after it is searched: too little of the run is left to gain by it."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +71,11 @@ class FirstSearch(ABC):
     ) -> Candidate | None:
         if not context.past:
             return self.suggest_first(told, running)
-        lrs, asked = self._region(context), len(told) + len(running)
+        lrs = lrs_to_try(self.config, context, self.interval)
+        asked = len(told) + len(running)
         if asked >= len(lrs):
             return None
-        steps = max(
-            self.config.resolved_probe_steps, round(REGION_PROBE_FRACTION * context.stage.steps)
-        )
+        steps = reprobe_steps(self.config, context.stage)
         return self.candidate(lrs[asked], steps, run_shape(self.config))
 
     def judge(
@@ -104,13 +89,16 @@ class FirstSearch(ABC):
     def choose(self, context: StageContext, told: Sequence[Observation]) -> float | None:
         searched = [result for result in told if result.forecast is not None]
         if context.past:
-            lr = self._moved(context, searched)
+            lr = chosen_lr(context, searched)
         elif searched:
             lr = self.corrected(self._mean(context, self.finalists(searched)))
         else:
             return None
         # An LR that diverged does so again; behind the probes stand those that were applied.
-        probes = len(self._region(context)) if context.past else self.first_probes(told)
+        if context.past:
+            probes = len(lrs_to_try(self.config, context, self.interval))
+        else:
+            probes = self.first_probes(told)
         diverged = [result for result in told if result.forecast is None]
         if sum(result.index >= probes for result in diverged) > MOST_RETREATS:
             return None
@@ -122,33 +110,6 @@ class FirstSearch(ABC):
 
     def _mean(self, context: StageContext, results: Sequence[Observation]) -> float:
         return weighted_mean_lr(results, context.initial_loss, self.temperature)
-
-    def _region(self, context: StageContext) -> list[float]:
-        """Return the LRs to try at a later stage; none where the multiplier is not in doubt."""
-        past = context.past
-        if len(past) >= LAST_RESEARCHED_STAGE or not self._is_in_doubt(past):
-            return []
-        low, high = self.interval
-        lrs = [min(max(factor * past[-1].lr, low), high) for factor in REGION]
-        return sorted(set(lrs))
-
-    def _is_in_doubt(self, past: Sequence[PastStage]) -> bool:
-        last = past[-1]
-        if len(past) > 1:
-            was_searched = any(result.forecast is not None for result in last.results)
-            return was_searched and last.lr != past[-2].lr
-        judged = [
-            (r.forecast.loss, r.lr) for r in self.finalists(last.results) if r.forecast is not None
-        ]
-        tried = [result.lr for result in last.results[: self.first_probes(last.results)]]
-        return bool(judged) and min(judged)[1] in (min(tried), max(tried))
-
-    def _moved(self, context: StageContext, searched: Sequence[Observation]) -> float:
-        now = context.past[-1].lr
-        if not searched:
-            return now
-        wanted = self._mean(context, searched)
-        return wanted if abs(math.log(wanted / now)) > math.log(HYSTERESIS) else now
 
 
 def anneal_steps(config: AutoLRSConfig) -> int:

@@ -208,7 +208,7 @@ def _search_on(rules: Rules, state: RunState, phase: Probing) -> RunState:
 
 def _context(state: RunState, stage: Stage) -> StageContext:
     past = tuple(
-        PastStage(phase.stage, phase.segment.multiplier, phase.results)
+        PastStage(phase.stage, phase.segment.multiplier, phase.results, phase.losses)
         for phase in state.past
         if isinstance(phase, Applying)
     )
@@ -250,10 +250,12 @@ def _probe_done(
         state = replace(state, initial_loss=event.first_loss)
     candidate = phase.asked[event.index]
     forecast = None
+    losses: tuple[float, ...] = ()
     if not event.diverged:
         context = _context(state, phase.stage)
         forecast = rules.strategy.judge(context, candidate, event.losses)
-    result = Observation(index=event.index, lr=candidate.lr, forecast=forecast)
+        losses = event.training_losses if candidate.evals else event.losses
+    result = Observation(event.index, candidate.lr, forecast, candidate.shape, losses)
     before = len(phase.asked)
     state = _search_on(rules, state, replace(phase, results=(*phase.results, result)))
     if isinstance(state.phase, Probing):
@@ -304,7 +306,8 @@ def _apply_done(
             if event.diverged:
                 state = replace(state, phase=_choose_another(rules, state, phase))
                 return state, outstanding(state)
-            state = replace(state, past=(*state.past, phase))
+            applied = replace(phase, losses=event.losses)
+            state = replace(state, past=(*state.past, applied))
             return _open_stage(rules, state, previous=stage)
         case _:
             return state, ()
@@ -321,7 +324,8 @@ def _choose_another(rules: Rules, state: RunState, phase: Applying) -> Applying:
             raise SearchFailedError(f"the last stage diverged {len(retreats)} times, at {lr:.3g}")
         return replace(phase, segment=replace(segment, multiplier=lr / 2), results=retreats)
     results = tuple(
-        replace(result, forecast=None) if result.lr == lr else result for result in phase.results
+        replace(result, forecast=None, losses=()) if result.lr == lr else result
+        for result in phase.results
     )
     if results == phase.results:  # The LR was not a probed one.
         results = (*results, Observation(index=len(results), lr=lr, forecast=None))

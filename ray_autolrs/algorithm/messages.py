@@ -88,6 +88,7 @@ class ProbeDone:
         first_loss: training loss of the first step, taken before any update.
         forward_steps: forward passes without a gradient, as a number of steps: those over
             validation samples and for BatchNorm's statistics, each a third of a training pass.
+        training_losses: one training loss for each step, where ``losses`` are validation losses.
     """
 
     stage: int
@@ -98,6 +99,7 @@ class ProbeDone:
     wall_s: float
     first_loss: float
     forward_steps: float = 0.0
+    training_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

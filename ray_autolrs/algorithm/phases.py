@@ -60,12 +60,14 @@ class Applying:
         segment: its LR.
         results: the stage's judged probes, in the order asked.
         best: index of the probe whose LRs the segment begins with; None if there is none.
+        losses: training loss of each step, once it has been applied.
     """
 
     stage: Stage
     segment: Segment
     results: tuple[Observation, ...]
     best: int | None = None
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

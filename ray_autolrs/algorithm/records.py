@@ -67,6 +67,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "wall_s": event.wall_s,
                 "first_loss": _finite(event.first_loss),
                 "losses": [_finite(loss) for loss in event.losses],
+                "training_losses": [_finite(loss) for loss in event.training_losses],
             }
         case ApplyDone():
             assert isinstance(before.phase, (Applying, WarmingUp))
@@ -129,6 +130,7 @@ def record_event(record: Record) -> Event | None:
                 wall_s=record["wall_s"],
                 first_loss=_number(record["first_loss"]),
                 forward_steps=record["forward_steps"],
+                training_losses=_losses(record["training_losses"]),
             )
         case "apply":
             return ApplyDone(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.shapes import Shape
+from ray_autolrs.algorithm.shapes import Constant, Shape
 from ray_autolrs.algorithm.stages import Stage
 
 MOST_RETREATS = 6
@@ -45,11 +45,15 @@ class Observation:
         index: number of the probe in its stage.
         lr: the multiplier that it was run with.
         forecast: the loss that it promises at the stage's end; None if it diverged.
+        shape: as in its candidate.
+        losses: training loss of each step; none if it diverged.
     """
 
     index: int
     lr: float
     forecast: Forecast | None
+    shape: Shape = field(default=Constant())
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,13 @@ class PastStage:
         stage: its place in the run.
         lr: the multiplier that was applied.
         results: its judged probes, in the order asked; empty if it was not searched.
+        losses: training loss of each step.
     """
 
     stage: Stage
     lr: float
     results: tuple[Observation, ...]
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,9 +74,15 @@ class AutoLRSResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last validation: ``"loss"`` and the task's metrics, means over the whole set."""
-        applied = [event for event in self.events if event["kind"] == "apply"]
-        return {name: value for _, name, value in applied[-1]["evaluations"]}
+        """The saved model's validation: ``"loss"`` and the task's metrics over the whole set."""
+        by_step: dict[int, dict[str, float]] = {}
+        for event in self.events:
+            if event["kind"] == "apply" and not event["diverged"]:
+                for step, name, value in event["evaluations"]:
+                    by_step.setdefault(step, {})[name] = value
+        if not self.config.keep_best:
+            return by_step[max(by_step)]
+        return min(by_step.values(), key=lambda means: means["loss"])
 
 
 class AutoLRSTrainer:

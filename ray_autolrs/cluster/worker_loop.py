@@ -45,7 +45,8 @@ STATE_FILE = "state.pt"
 """In every checkpoint: all that a restart needs, as ``Snapshot.state_dict``."""
 
 MODEL_FILE = "model.pt"
-"""In the last checkpoint: the trained model's ``state_dict``."""
+"""The trained model's ``state_dict``: in the last checkpoint, and with ``keep_best`` the best so
+far in each."""
 
 HEARTBEAT_INTERVAL_S = 0.2
 
@@ -166,6 +167,12 @@ def _load(worker: Worker, checkpoints: Checkpoints, device: torch.device) -> int
         # Not weights_only: a module's extra state may be any object, and a run reads only
         # checkpoints that it wrote itself.
         state = torch.load(folder / STATE_FILE, map_location=on_device, weights_only=False)
+        best = state.pop("best")
+        if best["step"] >= 0 and worker.group.rank == 0:
+            worker.best.step, worker.best.loss = best["step"], best["loss"]
+            worker.best.state = torch.load(
+                folder / MODEL_FILE, map_location="cpu", weights_only=False
+            )
     worker.snapshot.load_state_dict(state)
     return worker.snapshot.restore(worker.replica)
 
@@ -175,8 +182,12 @@ def _save(worker: Worker, checkpoints: Checkpoints, *, with_model: bool) -> None
         checkpoints.save(None, worker.snapshot.step)
         return
     with tempfile.TemporaryDirectory(prefix="autolrs-") as folder:
-        torch.save(worker.snapshot.state_dict(), Path(folder) / STATE_FILE)
-        if with_model:
+        best = worker.best
+        state = worker.snapshot.state_dict() | {"best": {"step": best.step, "loss": best.loss}}
+        torch.save(state, Path(folder) / STATE_FILE)
+        if best.step >= 0:
+            torch.save(best.state, Path(folder) / MODEL_FILE)
+        elif with_model:
             with worker.averaged(worker.snapshot.step):
                 torch.save(worker.replica.module.state_dict(), Path(folder) / MODEL_FILE)
         checkpoints.save(Path(folder), worker.snapshot.step)

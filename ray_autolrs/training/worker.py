@@ -26,6 +26,7 @@ from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.averaging import NoAverage, average_of
 from ray_autolrs.training.batches import StepBatches, dataset_size, validation_subset
+from ray_autolrs.training.best_weights import BestWeights
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.evaluation import Evaluation
 from ray_autolrs.training.kept_probes import KeptProbe, KeptProbes
@@ -86,6 +87,7 @@ class Worker:
         make_average = partial(average_of, config=config, global_batch_size=task.global_batch_size)
         self.replica = Replica(task, group, device, config.seed, make_average)
         self.snapshot = Snapshot()
+        self.best = BestWeights()
         self._kept = KeptProbes()
         self._is_rehearsed = False
 
@@ -161,8 +163,10 @@ class Worker:
             probe.segment, progress, self.probe_evaluation, eval_steps, lane
         )
         losses = outcome.losses
+        training_losses: tuple[float, ...] = ()
         if probe.evals > 0:
             losses = tuple(means["loss"] for _, means in outcome.evaluations)
+            training_losses = outcome.losses
         may_go_on = probe.segment.shape == run_shape(self.config)
         if may_go_on and not (alone or outcome.diverged):
             self._kept.keep(self.replica, probe, outcome.losses)
@@ -175,6 +179,7 @@ class Worker:
             wall_s=time.perf_counter() - started,
             first_loss=outcome.losses[0],
             forward_steps=self._forward_steps(len(outcome.evaluations), self.probe_evaluation),
+            training_losses=training_losses,
         )
 
     def run_apply(self, apply: Apply, progress: Progress) -> ApplyDone:
@@ -183,17 +188,20 @@ class Worker:
         every = self.config.eval_every_steps or apply.steps
         eval_steps = frozenset({*range(every, apply.steps, every), apply.steps})
         kept = self._kept.state_for(apply)
-        if kept is not None and min(eval_steps) <= len(kept.losses):
+        if kept is not None and min(eval_steps) < len(kept.losses):
             kept = None  # An evaluation lies within the steps that would be left out.
+        best = BestWeights()
         outcome = self._run_segment(
             apply.segment,
             progress,
             self.evaluation,
             eval_steps,
             self._together,
-            with_metrics=True,
+            best=best,
             kept=kept,
         )
+        if not outcome.diverged:  # one that did is applied again, with another LR
+            self.best.take(best)
         return ApplyDone(
             stage=apply.stage,
             lr=apply.segment.multiplier,
@@ -216,7 +224,7 @@ class Worker:
         eval_steps: frozenset[int],
         lane: _Lane,
         *,
-        with_metrics: bool = False,
+        best: BestWeights | None = None,
         kept: KeptProbe | None = None,
     ) -> _Outcome:
         """Restore the snapshot, take the segment's steps, and stop early if the loss diverges.
@@ -227,7 +235,7 @@ class Worker:
             evaluation: what to run after the steps, counted from 1, in ``eval_steps``.
             eval_steps: see ``evaluation``.
             lane: who takes the steps.
-            with_metrics: whether an evaluation also takes the task's metrics.
+            best: offered the weights of each evaluation, which also takes the task's metrics.
             kept: the state after the segment's first steps, which are not taken again.
         """
         first_step = self.snapshot.restore(self.replica)
@@ -246,9 +254,20 @@ class Worker:
             self.snapshot.restore(self.replica)
         losses: list[float] = []
         evaluations: list[tuple[int, dict[str, float]]] = []
+
+        def evaluate(done: int) -> float:
+            with self.averaged(first_step + done, lane.group):
+                means = evaluation.run(self.replica, lane.group, with_metrics=best is not None)
+                if best is not None and self.config.keep_best and lane.group.rank == 0:
+                    best.offer(self.replica.module, first_step + done, means["loss"])
+            evaluations.append((done, means))
+            return means["loss"]
+
         if kept is not None:
             kept.end.restore(self.replica)
             losses += kept.losses
+            if len(losses) in eval_steps and not math.isfinite(evaluate(len(losses))):
+                return _Outcome(tuple(losses), True, tuple(evaluations))
         left = segment.steps - len(losses)
         stream = self.batches.stream(first_step + len(losses), left, lane.micros)
         for done, batch in enumerate(stream, start=len(losses) + 1):
@@ -265,13 +284,7 @@ class Worker:
             if not (look or done in eval_steps):
                 continue
             latest = _mean_losses(table[len(losses) : done], lane.group)
-            if done in eval_steps:
-                with self.averaged(first_step + done, lane.group):
-                    means = evaluation.run(self.replica, lane.group, with_metrics=with_metrics)
-                evaluations.append((done, means))
-                latest_loss = means["loss"]
-            else:
-                latest_loss = latest[-1]
+            latest_loss = evaluate(done) if done in eval_steps else latest[-1]
             losses += latest
             progress(done, latest_loss)
             if not (all(map(math.isfinite, latest)) and math.isfinite(latest_loss)):

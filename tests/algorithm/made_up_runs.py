@@ -9,7 +9,7 @@ from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.phases import Finished, RunState
 from ray_autolrs.algorithm.stages import Stage
-from ray_autolrs.algorithm.strategy import Observation, PastStage, StageContext
+from ray_autolrs.algorithm.strategy import Observation, StageContext
 from ray_autolrs.config import AutoLRSConfig
 
 GUESS = {"lr_min": None, "lr_max": None, "first_lr": 0.1}
@@ -26,28 +26,6 @@ def result(index, lr, loss=None) -> Observation:
 
 def first(initial_loss=2.0) -> StageContext:
     return StageContext(Stage(1, 0, 120, 20, "validation"), (), initial_loss)
-
-
-def later(*lrs, searched=(), initial_loss=2.0) -> StageContext:
-    """The context after stages with these LRs; those in ``searched`` had probes."""
-    past = tuple(
-        PastStage(
-            Stage(number, 100 * (number - 1), 100, 20, "validation"),
-            lr,
-            (result(0, lr, 1.0),) if number in searched else (),
-        )
-        for number, lr in enumerate(lrs, start=1)
-    )
-    stage = Stage(len(lrs) + 1, 100 * len(lrs), 200, 20, "validation")
-    return StageContext(stage, past, initial_loss)
-
-
-def region(strategy, context) -> list[float]:
-    """What a later stage's search asks for, all of it."""
-    asked: list[float] = []
-    while (candidate := strategy.suggest(context, (), asked)) is not None:
-        asked.append(candidate.lr)
-    return asked
 
 
 def drive(rules, answer, order=None):
@@ -70,13 +48,22 @@ def u_shaped(best, diverges_at=math.inf, initial_loss=2.0):
         lr = command.segment.multiplier
         diverged = lr >= diverges_at
         loss = 0.5 + 0.2 * math.log10(lr / best) ** 2
-        losses = (math.nan,) if diverged else (loss,)
+        losses: tuple[float, ...] = (math.nan,) if diverged else (loss,)
         if isinstance(command, Probe):
             first_loss = initial_loss if command.stage == 1 else 1.0
+            training = () if diverged else (loss,) * command.steps
             return ProbeDone(
-                command.stage, command.index, losses, diverged, command.steps, 0.1, first_loss
+                command.stage,
+                command.index,
+                losses,
+                diverged,
+                command.steps,
+                0.1,
+                first_loss,
+                training_losses=training,
             )
         assert isinstance(command, Apply)
+        losses = (math.nan,) if diverged else (loss,) * (command.steps - 1)
         return ApplyDone(command.stage, lr, (initial_loss, *losses), diverged, 0.1)
 
     return answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -18,8 +17,6 @@ from tests.algorithm.made_up_runs import (
     GUESS,
     drive,
     first,
-    later,
-    region,
     result,
     run_config,
     u_shaped,
@@ -162,22 +159,6 @@ def test_the_best_and_its_neighbours_are_weighed(further):
 
 def test_where_all_diverged_none_is_chosen():
     assert BracketStrategy(config()).choose(first(), walk([None] * 6)) is None
-
-
-@pytest.mark.parametrize(
-    ("losses", "lrs"),
-    [
-        ([9, 2, 1, 3, 9, 9], []),
-        ([9, 9, 4, 3, 2, 1], [0.1, 0.3, RUNGS[5]]),  # the interval's end: in doubt
-        ([1, 2, 3, 9, 9, 9], [0.1, 0.3, RUNGS[5]]),
-        ([9, 9, 4, 3, 1, None], []),
-    ],
-)
-def test_later_stages_search_where_the_best_lay_at_the_end(losses, lrs):
-    context = later(0.3)
-    past = replace(context.past[0], results=tuple(walk(losses)))
-    asked = region(BracketStrategy(config()), replace(context, past=(past,)))
-    assert asked == pytest.approx(lrs)
 
 
 # Whole runs -------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def test_neither_lanes_nor_their_speed_change_the_schedule(
     seed, parallel_probes, best, search, overrides
 ):
     answer = u_shaped(best, diverges_at=8 * best)
+    overrides = {"total_steps": 300, **overrides}
     expected, one_by_one = drive(rules(search=search, **overrides), answer)
     state, commands = drive(
         rules(parallel_probes, search=search, **overrides), answer, random.Random(seed)

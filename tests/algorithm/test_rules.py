@@ -66,11 +66,12 @@ def test_planned_probe_steps_are_those_of_a_run(overrides, steps):
         if isinstance(command, Probe):
             probed += command.steps
             points = command.evals or command.steps
-            off = abs(math.log(command.segment.multiplier / 0.006))  # none is in doubt
+            off = abs(math.log(command.segment.multiplier / 0.006))
             losses = tuple(2 + off / 10 - step / points for step in range(points))
             done = ProbeDone(command.stage, command.index, losses, False, command.steps, 0.1, 2.5)
             state, _ = advance(rules, state, done)
         else:
             lr = command.segment.multiplier  # type: ignore[union-attr]
-            state, _ = advance(rules, state, ApplyDone(command.stage, lr, (2.5,), False, 0.1))  # type: ignore[union-attr]
+            losses = (2.5,) * command.steps  # type: ignore[union-attr]
+            state, _ = advance(rules, state, ApplyDone(command.stage, lr, losses, False, 0.1))  # type: ignore[union-attr]
     assert probed == planned_probe_steps(config) == steps

@@ -18,7 +18,7 @@ from tests.digits_task import DigitsTask
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
     "halving": {"search": "halving"},
-    # The best LR lies at the interval's end, so that the second stage is searched, too.
+    # The best LR lies beyond the interval's end, so that a later stage is searched, too.
     "edge": {"lr_min": 1e-4, "lr_max": 0.01, "search": "halving"},
     "ema": {"averaging": "ema", "shape": "wsd"},
 }
@@ -76,11 +76,14 @@ def test_the_run_is_searched_once_and_trained_at_one_lr(finished: dict[str, Any]
     assert result.metrics["accuracy"] > 0.8
 
 
-def test_an_lr_at_the_interval_s_end_is_searched_around_once_more(finished: dict[str, Any]):
+def test_an_lr_that_is_too_low_is_raised_within_the_interval(finished: dict[str, Any]):
     result = finished["edge"]
     probes = of_kind(result, "probe")
     assert [probe["stage"] for probe in probes][:9] == [1] * 9
-    assert {probe["stage"] for probe in probes} >= {1, 2}
+    assert {probe["stage"] for probe in probes} >= {1, 3}
+    stays, moves = [probe for probe in probes if probe["stage"] == 3]
+    third, second = (result.schedule.segments[stage - 1].multiplier for stage in (3, 2))
+    assert stays["lr"] == second < moves["lr"] == third
     assert all(1e-4 <= probe["lr"] <= 0.01 for probe in probes)
     assert result.costs.probe_steps + sum(
         event["reused_steps"] for event in of_kind(result, "apply")

@@ -1,0 +1,42 @@
+"""The weights of the run's best validation so far: what overfits later has not lost them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+State = dict[str, Any]
+
+
+class BestWeights:
+    """A module's ``state_dict`` at the lowest validation loss, on the CPU.
+
+    Attributes:
+        step: applied steps done then; -1 before the first.
+        loss: the validation loss.
+        state: the module's ``state_dict``.
+    """
+
+    def __init__(self) -> None:
+        self.step = -1
+        self.loss = math.inf
+        self.state: State = {}
+
+    def offer(self, module: nn.Module, step: int, loss: float) -> None:
+        """Copy the module's state if the loss is lower than before; of equals the first stays."""
+        if not loss < self.loss:
+            return
+        self.step, self.loss = step, loss
+        self.state = {name: _copied(value) for name, value in module.state_dict().items()}
+
+    def take(self, other: BestWeights) -> None:
+        """Take over another's weights if they are better."""
+        if other.loss < self.loss:
+            self.step, self.loss, self.state = other.step, other.loss, other.state
+
+
+def _copied(value: Any) -> Any:
+    # A module's extra state may be any object; the tensors are what training changes in place.
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
