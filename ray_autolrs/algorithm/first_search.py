@@ -37,7 +37,7 @@ from ray_autolrs.config import AutoLRSConfig
 
 @dataclass(frozen=True)
 class FirstSearch(ABC):
-    """A strategy that searches before the first step, and later only what is in doubt."""
+    """A strategy that searches before the first step, and later where a forecast says so."""
 
     config: AutoLRSConfig
     temperature: ClassVar[float]

@@ -14,7 +14,8 @@ Symbols
 So the mean and the three covariances of (z, x) follow a linear recursion for each h_j, and the
 loss is a weighted sum of m² and V: :mod:`ray_autolrs.algorithm.spectral` fits the weights.
 
-Source: RESEARCH.md ("Spectral forecaster") without averaging; with it, ours.
+Source: Zhang et al. 2019, "Which algorithmic choices matter at which batch sizes?", section 3,
+without averaging and with a noise variance of h_j; with averaging, ours.
 """
 
 from __future__ import annotations

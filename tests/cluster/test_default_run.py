@@ -117,7 +117,7 @@ class InterruptedRunError(Exception):
     [
         *(("default", answered) for answered in range(1, 9)),
         *(("halving", answered) for answered in (6, 7, 11, 14)),
-        *(("edge", answered) for answered in (10, 12)),
+        *(("edge", answered) for answered in (10, 13, 14)),
         ("ema", 7),
     ],
 )
