@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -126,8 +127,22 @@ def _by_task(records: Records, steps: int) -> dict[str, dict[str, TunedMethod]]:
     for task in TASKS:
         of_task = [run for key, run in records.items() if key[0] == task and key[4] == steps]
         if of_task:
-            found[task] = tuned_methods(of_task)
+            found[task] = {name: _at_best(tuned) for name, tuned in tuned_methods(of_task).items()}
     return found
+
+
+def _at_best(method: TunedMethod) -> TunedMethod:
+    """Return the method with the lowest of each run's evaluations in place of the last.
+
+    AutoLRS keeps the weights of its best evaluation, so that rivals are given theirs, too.
+    """
+    runs = {
+        seed: run
+        if run.diverged
+        else dataclasses.replace(run, val_loss=min(loss for _, loss in run.curve))
+        for seed, run in method.runs.items()
+    }
+    return dataclasses.replace(method, runs=runs)
 
 
 def _summary(task: str, methods: Mapping[str, TunedMethod]) -> dict[str, Any]:
@@ -196,14 +211,16 @@ def _protocol(tasks: Mapping[str, Mapping[str, TunedMethod]], steps: int) -> str
     return (
         f"Runs of {steps} applied steps; seeds {_list(seeds)}. A rival's learning rate (LR) is the "
         f"best of its grid by validation loss on seed {_list(tuning_seeds)}, and the same on the "
-        "others. *difference*: paired over seeds, with its 95% interval by Student's t; below "
+        "others. Losses are the lowest of a run's evaluations, for every method: AutoLRS keeps the "
+        "weights of its best one; test losses of rivals are those at the end. "
+        "*difference*: paired over seeds, with its 95% interval by Student's t; below "
         "zero AutoLRS is better. The best rival is the one with the lowest mean validation loss of "
         "those that were run on all seeds, "
         "so it was chosen after the fact, in the rivals' favour. *in seed std*: over the "
         "seed-to-seed standard deviation, pooled over AutoLRS and the task's rivals. *search*: "
         "steps beside the applied ones, evaluations of probes included as their share of a step. "
         "*speed-up*: "
-        f"the tuned {REFERENCE}'s steps over the applied steps to its final validation loss, "
+        f"the tuned {REFERENCE}'s steps over the applied steps to its validation loss, "
         "interpolated between evaluations; a run that does not reach it counts as 1. *tuning / "
         "ours*: all steps of the rival's grid over those of one run of AutoLRS. An LR marked * is "
         f"at its grid's end. Not tuned on: {', '.join(HELD_OUT)}."
