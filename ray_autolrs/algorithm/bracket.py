@@ -11,7 +11,8 @@ Symbols
        wrong guess begins the walk elsewhere and ends it at the same rungs.
     2. While the best LR is the smallest or the largest that was tried, the next rung on its side
        is: three or four probes where six spread over three decades would be six.
-    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of the best and its neighbours
+    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of all probes, or with ``first_lr`` of
+       the best and its neighbours
        (:func:`~ray_autolrs.algorithm.first_search.weighted_mean_lr`): short probes from
        initialisation favour LRs that are too large for T steps. c is HORIZON_CORRECTION for
        noisy gradients, and less where a large batch makes them less so: times (1 - β) / 0.2.
@@ -76,11 +77,14 @@ class BracketStrategy(FirstSearch):
         return None if place is None else self._probe(rungs[place])
 
     def finalists(self, results: Sequence[Observation]) -> list[Observation]:
-        """Return the best and its neighbours: where the walk began has no say in the mean."""
+        """Return all that were judged; from a guess, which may be wrong, the best and those beside.
+
+        So where the walk began has no say in the mean.
+        """
         rungs = _rungs(self.config)
         judged = {rungs.index(r.lr): r for r in results if r.forecast is not None}
-        if not judged:
-            return []
+        if not judged or self.config.first_lr is None:
+            return list(judged.values())
         best = _best({place: _loss(result) for place, result in judged.items()})
         return [judged[place] for place in (best - 1, best, best + 1) if place in judged]
 

@@ -148,13 +148,23 @@ def test_an_lr_found_in_few_steps_is_lowered_for_many(overrides, factor):
     assert chosen == pytest.approx(RUNGS[2] * factor)
 
 
-@pytest.mark.parametrize("further", [1.06, 9.0, None])
-def test_the_best_and_its_neighbours_are_weighed(further):
-    """A gain of 1 and a temperature of 0.05: weights 1/e, 1 and 1/e, wherever the walk began."""
-    told = walk([1.05, 1.0, 1.05, further, 9.0, 9.0], total_steps=None)
-    assert places(told) == [2, 3, 1, 0]
+def test_all_probes_of_an_interval_are_weighed():
     strategy = BracketStrategy(config(total_steps=None))
-    assert strategy.choose(first(), told) == pytest.approx(RUNGS[1])
+    # A gain of 1 and a temperature of 0.05: weights 1, 1/e and 0.
+    told = walk([9.0, 9.0, 1.05, 1.0, 9.0, 9.0], total_steps=None)
+    expected = 10 ** (-1.25 - 0.5 / (1 + math.e))
+    assert strategy.choose(first(), told) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("further", [1.06, 9.0, None])
+def test_from_a_guess_the_best_and_its_neighbours_are_weighed(further):
+    """A gain of 1 and a temperature of 0.05: weights 1/e, 1 and 1/e, wherever the walk began."""
+    overrides = {**GUESS, "first_lr": 0.5, "total_steps": None}
+    lrs = [10 ** (place / 2) for place in range(-3, 1)]
+    told = walk([1.05, 1.0, 1.05, further], lrs, **overrides)
+    assert [result_.lr for result_ in told] == pytest.approx([lrs[2], lrs[3], lrs[1], lrs[0]])
+    chosen = BracketStrategy(config(**overrides)).choose(first(), told)
+    assert chosen == pytest.approx(lrs[1])
 
 
 def test_where_all_diverged_none_is_chosen():
