@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for task, seed in itertools.product(arguments.task, arguments.seed):
         lr_min, lr_max = LEARNING_RATES[task].search
-        config = AutoLRSConfig(arguments.steps, lr_min, lr_max, seed=seed)
+        config = AutoLRSConfig(total_steps=arguments.steps, lr_min=lr_min, lr_max=lr_max, seed=seed)
         undisturbed = _train(task, config, 1.0, insured=False)
         for factor in arguments.factor:
             without = undisturbed if factor == 1 else _train(task, config, factor, insured=False)

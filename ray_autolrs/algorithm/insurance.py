@@ -98,7 +98,8 @@ def reprobe_steps(config: AutoLRSConfig, stage: Stage) -> int:
     """Return the steps of a probe at a stage that is not the first.
 
     >>> from ray_autolrs.algorithm.stages import plan_stages
-    >>> runs = [AutoLRSConfig(total_steps, 1e-3, 1.0) for total_steps in (1000, 2300, 20_000)]
+    >>> lengths = (1000, 2300, 20_000)
+    >>> runs = [AutoLRSConfig(total_steps=steps, lr_min=1e-3, lr_max=1.0) for steps in lengths]
     >>> [reprobe_steps(config, plan_stages(config)[2]) for config in runs]
     [50, 115, 500]
     """
