@@ -10,7 +10,6 @@ insurance wins back; the table leaves it out where the factor cost less than 1%.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import sys
 from collections.abc import Sequence
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 }
             )
             print(rows[-1], flush=True)
-    print(record("insurance", dataclasses.asdict(config), rows))
+    print(record("insurance", {"steps": arguments.steps}, rows))
 
 
 def _train(task: str, config: AutoLRSConfig, factor: float, *, insured: bool) -> RunRecord:
