@@ -25,10 +25,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ray_autolrs.algorithm.loss_curves import LossCurve
 from ray_autolrs.algorithm.noisy_quadratic import Averaging
 from ray_autolrs.algorithm.run_shape import run_shape
 from ray_autolrs.algorithm.shapes import Shape
-from ray_autolrs.algorithm.spectral import TRUSTED_POINTS, LossCurve, fit_spectral
+from ray_autolrs.algorithm.spectral import TRUSTED_POINTS, fit_spectral
 from ray_autolrs.algorithm.stages import Stage
 from ray_autolrs.algorithm.strategy import Observation, PastStage, StageContext
 from ray_autolrs.config import MOST_LOOKAHEAD, AutoLRSConfig

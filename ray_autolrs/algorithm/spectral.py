@@ -29,6 +29,14 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ray_autolrs.algorithm.forecast import Forecast
+from ray_autolrs.algorithm.loss_curves import (
+    LossCurve,
+    bin_edges,
+    binned,
+    check_curve,
+    checked_lrs,
+    joined_history,
+)
 from ray_autolrs.algorithm.noisy_quadratic import Array, Averaging, Moments, NoisyQuadratic
 from ray_autolrs.config_rules import MIN_SERIES_POINTS
 
@@ -57,24 +65,6 @@ TRUSTED_RATIO = 4.0
 
 HEADROOM = 3.0
 """The LR that counts as 1, over the largest of the history: what may be asked about. Ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class LossCurve:
-    """The losses of a piece of the applied history, or of one probe.
-
-    Attributes:
-        lrs: LR of each step.
-        losses: training loss of each step, on its batch, before its update.
-        first_step: place of the first step in the run, from 0. A probe starts where the applied
-            history stood before it.
-        is_probe: whether it is a probe, rather than history.
-    """
-
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
-    first_step: int
-    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +111,7 @@ class SpectralModel:
         Raises:
             ValueError: there is no LR, or one is negative or not finite.
         """
-        rates = _checked_lrs(lrs)
+        rates = checked_lrs(lrs)
         loss, std = self._mean(self._features(rates))
         return Forecast(loss + self._floor, std, self._is_trusted(rates))
 
@@ -134,7 +124,7 @@ class SpectralModel:
         Raises:
             ValueError: there is no LR, or one is negative or not finite.
         """
-        rates, others = _checked_lrs(lrs), _checked_lrs(instead_of)
+        rates, others = checked_lrs(lrs), checked_lrs(instead_of)
         loss, std = self._mean(self._features(others) - self._features(rates))
         return Forecast(loss, std, self._is_trusted(rates) and self._is_trusted(others))
 
@@ -173,11 +163,11 @@ def fit_spectral(
         ValueError: the curves are too short, not finite, or do not join.
     """
     for curve in curves:
-        _check_curve(curve)
+        check_curve(curve)
     seen = sum(len(curve.lrs) for curve in curves)
     if seen < MIN_SERIES_POINTS:
         raise ValueError(f"the curves have {seen} steps; a fit needs {MIN_SERIES_POINTS}")
-    history = _joined_history(curves)
+    history = joined_history(curves)
     probes = [curve for curve in curves if curve.is_probe]
     last = max(curve.first_step + len(curve.lrs) for curve in curves)
     scale = max(HEADROOM * max(history.lrs, default=0.0), *(max(c.lrs) for c in curves))
@@ -186,13 +176,18 @@ def fit_spectral(
     features, end, starts = _walk_history(quadratic, history, {c.first_step for c in probes})
     rows = []
     if history.lrs:
-        rows.append(_binned(features, history.losses, _edges(len(history.losses), HISTORY_BINS)))
+        rows.append(binned(features, history.losses, bin_edges(len(history.losses), HISTORY_BINS)))
     for first_step, start in starts.items():
         group = [probe for probe in probes if probe.first_step == first_step]
         if group:
             rows.append(_probe_rows(quadratic, group, start))
     means = np.array([float(np.mean(curve.lrs)) for curve in curves])
-    return _solve(np.concatenate(rows), quadratic, end, (float(means.min()), _largest(curves)))
+    return _solve(
+        np.concatenate(rows),
+        quadratic,
+        end,
+        (float(means.min()), max(max(curve.lrs) for curve in curves)),
+    )
 
 
 def _walk_history(
@@ -213,34 +208,16 @@ def _walk_history(
     return np.concatenate(parts), now, moments
 
 
-def _edges(steps: int, most: int) -> Array:
-    """Return the ends of at most ``most`` bins, even in the root of the step: losses fall first."""
-    return np.unique(np.round(np.linspace(0, math.sqrt(steps), most + 1) ** 2))
-
-
-def _binned(features: Array, losses: Sequence[float], edges: Array) -> Array:
-    """Reduce a curve to means over bins.
-
-    Returns:
-        A row for each bin: its steps, a 1, the features' means, the losses' mean.
-    """
-    starts = edges[edges < len(losses)].astype(int)
-    counts = np.diff(np.append(starts, len(losses)))[:, None].astype(np.float64)
-    table = np.concatenate([features, np.array(losses)[:, None]], axis=1)
-    means = np.add.reduceat(table, starts, axis=0) / counts
-    return np.concatenate([counts, np.ones_like(counts), means], axis=1)
-
-
 def _probe_rows(quadratic: NoisyQuadratic, group: Sequence[LossCurve], start: Moments) -> Array:
     """Return the rows of probes from one state, what tells them apart weighted.
 
     They see the same batches, so that most of their noise is in what they share.
     """
-    edges = _edges(max(len(probe.losses) for probe in group), PROBE_BINS)
+    edges = bin_edges(max(len(probe.losses) for probe in group), PROBE_BINS)
     curves = []
     for probe in group:
         features, _ = quadratic.walk(np.array(probe.lrs), start)
-        curves.append(_binned(features, probe.losses, edges))
+        curves.append(binned(features, probe.losses, edges))
     rows = []
     for place in range(len(edges) - 1):
         block = np.array([curve[place] for curve in curves if place < len(curve)])
@@ -298,42 +275,3 @@ def _fit(rows: Array, starts: Array, noises: Array, floor: float) -> _Fit:
     covariance = np.zeros((3, 3))
     covariance[np.ix_(used, used)] = variance * np.linalg.pinv(design[:, used].T @ design[:, used])
     return _Fit(basis, weights, covariance, float(misfit))
-
-
-def _joined_history(curves: Sequence[LossCurve]) -> LossCurve:
-    pieces = sorted((c for c in curves if not c.is_probe), key=lambda piece: piece.first_step)
-    lrs: list[float] = []
-    losses: list[float] = []
-    for piece in pieces:
-        if piece.first_step != len(lrs):
-            raise ValueError(
-                f"the applied history must join from step 0: a piece starts at step "
-                f"{piece.first_step}, where {len(lrs)} was expected"
-            )
-        lrs += piece.lrs
-        losses += piece.losses
-    return LossCurve(tuple(lrs), tuple(losses), 0)
-
-
-def _largest(curves: Sequence[LossCurve]) -> float:
-    return max(max(curve.lrs) for curve in curves)
-
-
-def _check_curve(curve: LossCurve) -> None:
-    if not curve.lrs or len(curve.lrs) != len(curve.losses):
-        raise ValueError(
-            f"a curve needs one loss for each LR, and at least one: it has {len(curve.lrs)} LRs "
-            f"and {len(curve.losses)} losses"
-        )
-    if curve.first_step < 0:
-        raise ValueError(f"a curve's first_step must be 0 or more, got {curve.first_step}")
-    _checked_lrs(curve.lrs)
-    if not np.isfinite(curve.losses).all():
-        raise ValueError("a curve's losses are not finite: leave diverged probes out")
-
-
-def _checked_lrs(lrs: Sequence[float]) -> Array:
-    rates = np.asarray(lrs, dtype=np.float64)
-    if len(rates) == 0 or not np.isfinite(rates).all() or (rates < 0).any():
-        raise ValueError("the LRs must be at least one, finite and not negative")
-    return rates

@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from ray_autolrs.algorithm.spectral import TRUSTED_POINTS, LossCurve, fit_spectral
+from ray_autolrs.algorithm.loss_curves import LossCurve
+from ray_autolrs.algorithm.spectral import TRUSTED_POINTS, fit_spectral
 
 CURVATURES = np.geomspace(1e-3, 1.0, 200)
 START = math.sqrt(0.01) * CURVATURES**-0.35
