@@ -27,11 +27,11 @@ from ray_autolrs.workloads.parallel_text import (
     BOS_ID,
     EOS_ID,
     PAD_ID,
+    UNKNOWN_ID,
     read_pairs,
     train_bpe,
 )
 from ray_autolrs.workloads.small_images import FASHION_DEBIAN_FOLDER, Part, fashion_mnist
-from ray_autolrs.workloads.wordpiece import MASK, SPECIAL, train_wordpiece
 
 TRANSLATION_FOLDER = "RAY_AUTOLRS_PARALLEL_TEXT"
 """Environment variable: folder of ``train.en``, ``train.de`` and likewise ``val`` and ``test``,
@@ -181,7 +181,7 @@ def english_bytes(part: Part, places: int, count: int | None = None) -> Rows:
 
 
 class MaskedWindows(Rows):
-    """Windows of WordPieces, of which ``masked`` places each are drawn anew at every reading.
+    """Windows of tokens, of which ``masked`` places each are drawn anew at every reading.
 
     A batch is (ids with the mask put in, places, the ids that stood there).
     """
@@ -200,20 +200,22 @@ class MaskedWindows(Rows):
 
 @lru_cache(maxsize=3)
 def masked_english(part: Part, *, places: int, masked: int, vocabulary: int) -> MaskedWindows:
-    """Return windows of ``places`` WordPieces of English, for masked language modelling."""
-    tokens, mask_id = _word_pieces(vocabulary)
-    return MaskedWindows(tokens[part].unfold(0, places, places).contiguous(), masked, mask_id)
+    """Return windows of ``places`` byte pairs of English, for masked language modelling."""
+    tokens = _byte_pairs(vocabulary)[part]
+    # Byte pairs know every character, so that the token for unknown ones is free to be the mask.
+    return MaskedWindows(tokens.unfold(0, places, places).contiguous(), masked, UNKNOWN_ID)
 
 
 @lru_cache(maxsize=1)
-def _word_pieces(vocabulary: int) -> tuple[dict[str, Tensor], int]:
-    tokenizer = train_wordpiece(_english()["train"], vocabulary)
+def _byte_pairs(vocabulary: int) -> dict[str, Tensor]:
+    # Not WordPieces, whose training gives another vocabulary in every process: runs that are
+    # compared must read the same tokens.
+    tokenizer = train_bpe(((text, "") for text in _english()["train"]), vocabulary)
     assert tokenizer.get_vocab_size() == vocabulary, tokenizer.get_vocab_size()
-    tokens = {
+    return {
         part: torch.tensor([token for one in tokenizer.encode_batch(texts) for token in one.ids])
         for part, texts in _english().items()
     }
-    return tokens, SPECIAL.index(MASK)
 
 
 class PairRows(Rows):
