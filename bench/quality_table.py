@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,13 @@ from scipy import stats
 from bench.quality_runs import Records
 from bench.quality_tasks import HELD_OUT, TASKS
 from ray_autolrs.cluster.comparison import OURS
-from ray_autolrs.report.comparison import TunedMethod, cell, markdown, tuned_methods
+from ray_autolrs.report.comparison import (
+    TunedMethod,
+    at_best_evaluation,
+    cell,
+    markdown,
+    tuned_methods,
+)
 from ray_autolrs.report.run_record import RunRecord, steps_to
 
 METHOD = "autolrs"
@@ -127,22 +132,10 @@ def _by_task(records: Records, steps: int) -> dict[str, dict[str, TunedMethod]]:
     for task in TASKS:
         of_task = [run for key, run in records.items() if key[0] == task and key[4] == steps]
         if of_task:
-            found[task] = {name: _at_best(tuned) for name, tuned in tuned_methods(of_task).items()}
+            found[task] = {
+                name: at_best_evaluation(tuned) for name, tuned in tuned_methods(of_task).items()
+            }
     return found
-
-
-def _at_best(method: TunedMethod) -> TunedMethod:
-    """Return the method with the lowest of each run's evaluations in place of the last.
-
-    AutoLRS keeps the weights of its best evaluation, so that rivals are given theirs, too.
-    """
-    runs = {
-        seed: run
-        if run.diverged
-        else dataclasses.replace(run, val_loss=min(loss for _, loss in run.curve))
-        for seed, run in method.runs.items()
-    }
-    return dataclasses.replace(method, runs=runs)
 
 
 def _summary(task: str, methods: Mapping[str, TunedMethod]) -> dict[str, Any]:

@@ -5,6 +5,9 @@ import importlib.util
 import math
 import os
 import statistics
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +229,16 @@ def test_prodigy_is_what_the_bench_compares_with():
     if importlib.util.find_spec("prodigyopt") is None:
         pytest.skip("the package prodigyopt is not installed; the bench needs it for one rival")
     assert plan(["mlp"], ["prodigy"], [0], 100)[0].trial.lr == 1.0
+
+
+def test_masked_words_are_the_same_in_every_process():
+    """Runs of different processes are compared: they must read the same tokens."""
+    code = (
+        "from bench.quality_data import masked_english\n"
+        "windows = masked_english('validation', places=24, masked=4, vocabulary=1000)\n"
+        "print(hash(tuple(windows.tensors[0].flatten().tolist())))"
+    )
+    root = Path(__file__).parents[1]
+    run = partial(subprocess.run, [sys.executable, "-c", code], cwd=root, check=True)
+    first, second = (run(capture_output=True, text=True).stdout for _ in range(2))
+    assert first == second != ""

@@ -7,8 +7,8 @@ Symbols
           all losses so far (:mod:`ray_autolrs.algorithm.spectral`)
     C     what the probe's steps would gain if they were applied instead: forecast likewise
 
-At the start of RESEARCHED_STAGE the f with the largest G_f - ERRORS σ_f is tried, if that is more
-than C, and at the next ones as long as η moves.
+At the start of RESEARCHED_STAGE the f with the largest G_f - σ_f is tried, if that is more than C,
+and at the next ones as long as η moves.
 Two probes begin from the stage's snapshot: one at η, which the stage goes on from if it wins, so
 that it costs nothing, and one at f·η. The second wins if it ends lower by HYSTERESIS of the loss
 gained since the start.
@@ -43,10 +43,6 @@ LAST_RESEARCHED_STAGE = 5
 
 FACTOR = 3.0
 """How far an LR is tried from the one in use. Ours: about the distance of the first LRs."""
-
-ERRORS = 2.0
-"""Ours (measured): at an eighth of the best LR, three times it promised gains of 2 to 8 errors; at
-good LRs of 1 to 2, and once a little more."""
 
 SMALLEST_FACTOR = 1.5
 """The interval's end may be nearer than FACTOR; what is nearer than this is not tried."""
@@ -138,7 +134,7 @@ def _other_lr(run: _Run, past: tuple[PastStage, ...], stage: Stage) -> float | N
         if abs(math.log(lr / now)) < math.log(SMALLEST_FACTOR):
             continue
         gain = model.gain([lr * factor for factor in factors], instead_of=going_on)
-        promise = gain.loss - ERRORS * gain.std
+        promise = gain.loss - gain.std
         if gain.trusted and promise > cost:
             promises[lr] = promise
     return max(promises, key=promises.__getitem__, default=None)

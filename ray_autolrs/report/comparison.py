@@ -7,6 +7,7 @@ with. Tuning is charged: a method's total steps are those of all its runs.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import statistics
 from collections import defaultdict
@@ -30,8 +31,9 @@ COLUMNS = (
     "search steps a run",
     "total steps",
 )
-"""Of the table. Losses are means over seeds, std is the standard deviation over seeds, and total
-steps are all that the method cost: its grid, its seeds and its searches."""
+"""Of the table. Losses are means over seeds, validation losses the lowest of each run; the std
+is the standard deviation over seeds, and total steps are all that the method cost: its grid, its
+seeds and its searches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +122,20 @@ def _seeds_of_all_lrs(records: Sequence[RunRecord]) -> list[int]:
     return sorted(set.intersection(*seeds.values()))
 
 
+def at_best_evaluation(method: TunedMethod) -> TunedMethod:
+    """Return the method with the lowest of each run's evaluations in place of the last.
+
+    AutoLRS keeps the weights of its best evaluation, so that rivals are given theirs, too.
+    """
+    runs = {
+        seed: run
+        if run.diverged or not run.curve
+        else dataclasses.replace(run, val_loss=min(loss for _, loss in run.curve))
+        for seed, run in method.runs.items()
+    }
+    return dataclasses.replace(method, runs=runs)
+
+
 def comparison_rows(methods: Iterable[TunedMethod]) -> list[dict[str, Any]]:
     """Return a row of :data:`COLUMNS` for each method, lowest validation loss first."""
     rows = [_row(method) for method in methods]
@@ -185,7 +201,8 @@ def write_comparison(records: Sequence[RunRecord], folder: Path) -> str:
     if not records:
         raise ValueError("there are no runs to compare; give at least one method")
     folder.mkdir(parents=True, exist_ok=True)
-    methods = tuned_methods(records)
+    tuned = tuned_methods(records)
+    methods = {name: at_best_evaluation(method) for name, method in tuned.items()}
     rows = comparison_rows(methods.values())
     with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)

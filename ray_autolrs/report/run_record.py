@@ -18,7 +18,8 @@ class RunRecord:
         seed: of model, batches and search.
         steps: applied optimizer steps that were asked for.
         curve: (applied steps, validation loss), in order; of a diverged run what it had reached.
-        val_loss: on the whole validation set at the end; infinite if the run diverged.
+        val_loss: of the trained model on the whole validation set; infinite if the run diverged.
+            The model is that of the run's end, or with ``keep_best`` of its best evaluation.
         test_loss: likewise on the test set; None if the task has none.
         diverged: whether a loss was not finite. A diverged run stops.
         search_steps: optimizer steps beside the applied ones, with evaluations of probes as

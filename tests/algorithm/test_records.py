@@ -9,7 +9,7 @@ import pytest
 from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import ApplyDone, Finish, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.paper import GaussianProcessStrategy
-from ray_autolrs.algorithm.phases import Applying, RunState
+from ray_autolrs.algorithm.phases import Applying, Probing, RunState
 from ray_autolrs.algorithm.records import choice_record, event_record, record_event, replay
 from ray_autolrs.algorithm.rules import rules_of
 from ray_autolrs.config import AutoLRSConfig
@@ -80,6 +80,19 @@ def test_events_survive_the_log(logged):
     assert isinstance(diverged, ProbeDone)
     assert diverged.diverged
     assert [math.isfinite(loss) for loss in diverged.losses] == [True, False, False]
+
+
+def test_a_probe_judged_by_validation_keeps_its_training_losses_for_later_forecasts():
+    config = AutoLRSConfig(total_steps=300, lr_min=1e-3, lr_max=1.0)
+    rules = rules_of(config)
+    state, _ = advance(rules, RunState(), Ready(0))
+    told = ProbeDone(1, 0, (1.5,), False, 3, 0.1, 2.0, 0.5, (2.0, 1.8, 1.0 / 3.0))
+    after, _ = advance(rules, state, told)
+    record = json.loads(json.dumps(event_record(state, told, after), allow_nan=False))
+    assert record_event(record) == told
+    assert isinstance(after.phase, Probing)
+    assert after.phase.results[0].losses == (2.0, 1.8, 1.0 / 3.0)
+    assert after.phase.results[0].shape == after.phase.asked[0].shape
 
 
 def test_choice_names_the_probe_and_its_forecast(logged):
