@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import mse_loss
 from torch.utils.data import Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.quality_data import BYTE_VALUES, HalfSizeFashion, Rows, flat_fashion, python_source
 from bench.quality_models import Perceptron, ResidualNet
-from bench.quality_tasks import QualityTask
+from bench.quality_tasks import Classification, NextToken, QualityTask
 from bench.record import record
 from ray_autolrs.cluster.comparison import Trial, run_trial
 from ray_autolrs.report.run_record import RunRecord
@@ -38,10 +38,7 @@ WIDER = 10**0.5
 """The default searches half a decade more than the rivals' grid on each side."""
 
 
-class _Images(QualityTask):
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return cross_entropy(model(batch[0]), batch[1])
-
+class _Images(Classification):
     def data(self, part: Part) -> Dataset[Any]:
         return flat_fashion(part, None if part == "train" else 2500)
 
@@ -74,7 +71,7 @@ class _GRU(nn.Module):
         return logits
 
 
-class RecurrentLM(QualityTask):
+class RecurrentLM(NextToken):
     """GRU on the bytes of Python source; AdamW."""
 
     global_batch_size = 64
@@ -88,10 +85,6 @@ class RecurrentLM(QualityTask):
 
     def data(self, part: Part) -> Dataset[Any]:
         return python_source(part, 24, None if part == "train" else 1200)
-
-    def loss(self, model: nn.Module, batch: tuple[Tensor]) -> Tensor:
-        ids = batch[0].long()
-        return cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
 
 
 class FewImages(_Images):

@@ -62,7 +62,9 @@ class QualityTask(TrainingTask):
         return samples if isinstance(samples, tuple) else default_collate(list(samples))
 
 
-class _Classification(QualityTask):
+class Classification(QualityTask):
+    """Batches of images and labels."""
+
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return cross_entropy(model(batch[0]), batch[1])
 
@@ -70,13 +72,15 @@ class _Classification(QualityTask):
         return {"accuracy": (model(batch[0]).argmax(dim=1) == batch[1]).float().mean()}
 
 
-class _NextToken(QualityTask):
+class NextToken(QualityTask):
+    """Batches of windows of tokens, each predicted from those before it."""
+
     def loss(self, model: nn.Module, batch: tuple[Tensor]) -> Tensor:
         ids = batch[0].long()
         return cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
 
 
-class ConvNet(_Classification):
+class ConvNet(Classification):
     """Residual network on images of half size; SGD with momentum."""
 
     global_batch_size = 32
@@ -100,7 +104,7 @@ class ConvNetLargeBatch(ConvNet):
         return ResidualNet(width=8, blocks=1)
 
 
-class DenseNet(_Classification):
+class DenseNet(Classification):
     """Two hidden layers on images; Adam."""
 
     global_batch_size = 64
@@ -115,7 +119,7 @@ class DenseNet(_Classification):
         return flat_fashion(part, None if part == "train" else 2500)
 
 
-class ByteLM(_NextToken):
+class ByteLM(NextToken):
     """Byte language model, a Transformer, on Python source; AdamW."""
 
     global_batch_size = 8
@@ -194,7 +198,7 @@ class Translation(QualityTask):
         return cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD_ID)
 
 
-class CharacterRNN(_NextToken):
+class CharacterRNN(NextToken):
     """LSTM on the bytes of English; SGD with momentum and clipping."""
 
     global_batch_size = 16
@@ -210,7 +214,7 @@ class CharacterRNN(_NextToken):
         return english_bytes(part, 24, None if part == "train" else 1500)
 
 
-class PatchTransformer(_Classification):
+class PatchTransformer(Classification):
     """Vision Transformer on images; AdamW."""
 
     global_batch_size = 16

@@ -90,15 +90,14 @@ class FirstSearch(ABC):
         searched = [result for result in told if result.forecast is not None]
         if context.past:
             lr = chosen_lr(context, searched)
+            probes = len(lrs_to_try(self.config, context, self.interval))
         elif searched:
-            lr = self.corrected(self._mean(context, self.finalists(searched)))
+            weighed = self.finalists(searched)
+            lr = self.corrected(weighted_mean_lr(weighed, context.initial_loss, self.temperature))
+            probes = self.first_probes(told)
         else:
             return None
         # An LR that diverged does so again; behind the probes stand those that were applied.
-        if context.past:
-            probes = len(lrs_to_try(self.config, context, self.interval))
-        else:
-            probes = self.first_probes(told)
         diverged = [result for result in told if result.forecast is None]
         if sum(result.index >= probes for result in diverged) > MOST_RETREATS:
             return None
@@ -107,9 +106,6 @@ class FirstSearch(ABC):
     def candidate(self, lr: float, steps: int, shape: Shape) -> Candidate:
         """Return a probe that is judged as the settings say."""
         return Candidate(lr, steps, 1 if self.config.forecaster is None else 0, shape)
-
-    def _mean(self, context: StageContext, results: Sequence[Observation]) -> float:
-        return weighted_mean_lr(results, context.initial_loss, self.temperature)
 
 
 def anneal_steps(config: AutoLRSConfig) -> int:

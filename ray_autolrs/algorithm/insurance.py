@@ -124,19 +124,20 @@ def _other_lr(run: _Run, past: tuple[PastStage, ...], stage: Stage) -> float | N
     model = fit_spectral(_curves(run.shape, past), run.averaging, run.end)
     now = past[-1].lr
     factors = [run.shape.factor(step) for step in range(stage.first_step, run.end)]
+    low, high = run.interval
+    bounded = [min(max(lr, low), high) for lr in (now / FACTOR, now * FACTOR)]
+    others = [lr for lr in bounded if abs(math.log(lr / now)) >= math.log(SMALLEST_FACTOR)]
     going_on = [now * factor for factor in factors]
-    cost = 0.0
-    if run.probe_steps < len(going_on):
-        cost = max(0.0, model.gain(going_on, instead_of=going_on[run.probe_steps :]).loss)
-    promises: dict[float, float] = {}
-    for wanted in (now / FACTOR, now * FACTOR):
-        lr = min(max(wanted, run.interval[0]), run.interval[1])
-        if abs(math.log(lr / now)) < math.log(SMALLEST_FACTOR):
-            continue
-        gain = model.gain([lr * factor for factor in factors], instead_of=going_on)
-        promise = gain.loss - gain.std
-        if gain.trusted and promise > cost:
-            promises[lr] = promise
+    # Where a probe would take all that is left, there is nothing to say what it costs.
+    shortened = going_on[run.probe_steps :] or going_on
+    options = [shortened, *([lr * factor for factor in factors] for lr in others)]
+    shorter, *gains = model.gains(options, instead_of=going_on)
+    cost = max(0.0, -shorter.loss)
+    promises = {
+        lr: gain.loss - gain.std
+        for lr, gain in zip(others, gains, strict=True)
+        if gain.trusted and gain.loss - gain.std > cost
+    }
     return max(promises, key=promises.__getitem__, default=None)
 
 

@@ -115,8 +115,10 @@ class SpectralModel:
         loss, std = self._mean(self._features(rates))
         return Forecast(loss + self._floor, std, self._is_trusted(rates))
 
-    def gain(self, lrs: Sequence[float], instead_of: Sequence[float]) -> Forecast:
-        """Return by how much lower the loss ends with these LRs than with others.
+    def gains(
+        self, options: Sequence[Sequence[float]], instead_of: Sequence[float]
+    ) -> list[Forecast]:
+        """Return by how much lower the loss ends with each list of LRs than with another one.
 
         The error of a difference is smaller than that of a loss: the powers share what they do not
         know of the loss itself.
@@ -124,9 +126,14 @@ class SpectralModel:
         Raises:
             ValueError: there is no LR, or one is negative or not finite.
         """
-        rates, others = checked_lrs(lrs), checked_lrs(instead_of)
-        loss, std = self._mean(self._features(others) - self._features(rates))
-        return Forecast(loss, std, self._is_trusted(rates) and self._is_trusted(others))
+        others = checked_lrs(instead_of)
+        reference, is_trusted = self._features(others), self._is_trusted(others)
+        forecasts = []
+        for lrs in options:
+            rates = checked_lrs(lrs)
+            loss, std = self._mean(reference - self._features(rates))
+            forecasts.append(Forecast(loss, std, is_trusted and self._is_trusted(rates)))
+        return forecasts
 
     def _features(self, rates: Array) -> Array:
         _, end = self._quadratic.walk(rates, self._end)

@@ -13,15 +13,18 @@ State = dict[str, Any]
 class BestWeights:
     """A module's ``state_dict`` at the lowest validation loss, on the CPU.
 
+    Args:
+        to_beat: nothing is copied unless its loss is lower.
+
     Attributes:
         step: applied steps done then; -1 before the first.
         loss: the validation loss.
         state: the module's ``state_dict``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, to_beat: float = math.inf) -> None:
         self.step = -1
-        self.loss = math.inf
+        self.loss = to_beat
         self.state: State = {}
 
     def offer(self, module: nn.Module, step: int, loss: float) -> None:

@@ -190,7 +190,7 @@ class Worker:
         kept = self._kept.state_for(apply)
         if kept is not None and min(eval_steps) < len(kept.losses):
             kept = None  # An evaluation lies within the steps that would be left out.
-        best = BestWeights()
+        best = BestWeights(to_beat=self.best.loss)
         outcome = self._run_segment(
             apply.segment,
             progress,

@@ -196,12 +196,12 @@ def test_gains_are_near_the_truth_and_their_errors_smaller_than_the_losses(seed)
     model = fit_spectral(curves, total_steps=STEPS)
     for lr in (LR / 2, 2 * LR):
         ends = [expected_loss(weights, constant(one), noise) for one in (LR, lr)]
-        gain = model.gain(constant(lr), instead_of=constant(LR))
+        (gain,) = model.gains([constant(lr)], instead_of=constant(LR))
         assert gain.loss == pytest.approx(ends[0] - ends[1], abs=0.02)
         losses = [model.predict(constant(one)) for one in (LR, lr)]
         assert gain.loss == pytest.approx(losses[0].loss - losses[1].loss, abs=1e-9)
         assert 0 < gain.std < losses[0].std + losses[1].std
-    same = model.gain(constant(LR), instead_of=constant(LR))
+    (same,) = model.gains([constant(LR)], instead_of=constant(LR))
     assert (same.loss, same.std) == (0.0, 0.0)
 
 

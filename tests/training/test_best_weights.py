@@ -28,6 +28,14 @@ def test_the_lowest_loss_is_kept_and_of_equals_the_first():
     assert best.state["weight"].tolist() == [[1.0, 1.0]]
 
 
+def test_nothing_is_copied_that_does_not_beat_what_there_is():
+    best = BestWeights(to_beat=1.5)
+    best.offer(model_of(1.0), 0, 1.5)
+    assert (best.step, best.state) == (-1, {})
+    best.offer(model_of(1.0), 1, 1.4)
+    assert (best.step, best.loss) == (1, 1.4)
+
+
 def test_another_s_are_taken_over_if_they_are_better():
     best, other = BestWeights(), BestWeights()
     best.take(other)
