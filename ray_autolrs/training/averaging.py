@@ -19,6 +19,7 @@ An average costs memory for one more copy of the weights, and another one while 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from abc import abstractmethod
 from collections import defaultdict
@@ -28,7 +29,7 @@ from typing import Any, Protocol, cast, final
 import torch
 from schedulefree import ScheduleFreeWrapper
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, RMSprop
 
 from ray_autolrs.config import AutoLRSConfig
 
@@ -40,13 +41,15 @@ class WeightAverage(Protocol):
         optimizer: what takes the steps: the task's own, or a wrapper around it.
         tensors: what a snapshot must hold, beside the optimizer's state.
         updates: number of points that the average holds; a snapshot holds it, too.
-        lr_factors: for each parameter group, what the schedule's LR is multiplied with.
     """
 
     optimizer: Optimizer
     tensors: list[Tensor]
     updates: int
-    lr_factors: list[float]
+
+    @abstractmethod
+    def lr_factors(self, step: int) -> list[float]:
+        """Return what each parameter group's LR is multiplied with at a step, from 0."""
 
     @abstractmethod
     def update(self) -> None:
@@ -65,7 +68,9 @@ class NoAverage:
         self.optimizer = optimizer
         self.tensors: list[Tensor] = []
         self.updates = 0
-        self.lr_factors = [1.0] * len(optimizer.param_groups)
+
+    def lr_factors(self, step: int) -> list[float]:
+        return [1.0] * len(self.optimizer.param_groups)
 
     def update(self) -> None:
         return
@@ -89,9 +94,11 @@ class RunningAverage:
         self._parameters = _parameters(optimizer)
         self.tensors = [parameter.detach().clone() for parameter in self._parameters]
         self.updates = 0
-        self.lr_factors = [1.0] * len(optimizer.param_groups)
         self._ema_decay = ema_decay
         self._gamma = 1 / tail - 1
+
+    def lr_factors(self, step: int) -> list[float]:
+        return [1.0] * len(self.optimizer.param_groups)
 
     def update(self) -> None:
         self.updates += 1
@@ -116,6 +123,12 @@ class ScheduleFree:
     far as without, so its LRs are multiplied with that: a search interval means the same with
     and without averaging. Adam's averages are normalised and need no factor.
 
+    RMSprop divides by the root of a mean of squared gradients that begins at zero: its first step
+    is 1/√(1 - α) times as long as its LR says, ten times by default. An average keeps early steps
+    for long, and short probes are made of them, so that the LR of step t (from 0) is multiplied
+    with √(1 - α^(t + 1)), which is Adam's correction for the same bias (Kingma & Ba 2015,
+    section 3).
+
     Args:
         optimizer: the task's.
         momentum: weight of the average in the point where gradients are taken (β).
@@ -123,7 +136,11 @@ class ScheduleFree:
     """
 
     def __init__(self, optimizer: Optimizer, *, momentum: float, power: float = 0.0) -> None:
-        self.lr_factors = [_turn_momentum_off(group) for group in optimizer.param_groups]
+        self._lr_factors = [_turn_momentum_off(group) for group in optimizer.param_groups]
+        self._smoothings = [
+            group["alpha"] if isinstance(optimizer, RMSprop) else 0.0
+            for group in optimizer.param_groups
+        ]
         for group in optimizer.param_groups:
             group["weight_sum"] = sys.float_info.min  # the package divides by it: an LR may be 0
         self._wrapper = _Wrapper(optimizer, momentum, power)
@@ -135,6 +152,12 @@ class ScheduleFree:
         self._wrapper.train_mode = True
         self.optimizer = cast("Optimizer", self._wrapper)
         self.updates = 0
+
+    def lr_factors(self, step: int) -> list[float]:
+        return [
+            factor * math.sqrt(1 - smoothing ** (step + 1))
+            for factor, smoothing in zip(self._lr_factors, self._smoothings, strict=True)
+        ]
 
     def update(self) -> None:
         return

@@ -105,10 +105,10 @@ class Replica:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
 
-    def set_lr(self, lr: float) -> None:
-        """Give the first parameter group ``lr``, and the others their ratio of it."""
+    def set_lr(self, lr: float, step: int) -> None:
+        """Give the first parameter group the LR of a step, and the others their ratio of it."""
         lrs = group_lrs(lr, self.initial_lrs)
-        factors = self.average.lr_factors
+        factors = self.average.lr_factors(step)
         for param_group, group_lr, factor in zip(
             self.optimizer.param_groups, lrs, factors, strict=True
         ):
@@ -141,7 +141,7 @@ class Replica:
             alone: compute the step without the group, from all micro-batches. It goes through
                 the bare module: DDP's forward pass may wait for the others.
         """
-        self.set_lr(lr)
+        self.set_lr(lr, step)
         self._set_gradients(step, batches, micros, losses, self._forward_module(alone))
         if self.task.max_grad_norm is not None:
             self.scaler.unscale_(self.average.optimizer)

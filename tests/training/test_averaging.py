@@ -195,9 +195,38 @@ def test_momentum_is_turned_off_and_made_up_for(build: Any, factor: float, off: 
     replica = make_worker(ToyTask(plain_net, build), averaging="schedule_free").replica
     (group,) = replica.optimizer.param_groups
     assert {name: group[name] for name in off} == off
-    assert replica.average.lr_factors == [pytest.approx(factor)]
-    replica.set_lr(0.03)
+    late = 10**5
+    assert replica.average.lr_factors(late) == [pytest.approx(factor)]
+    replica.set_lr(0.03, late)
     assert group["lr"] == pytest.approx(0.03 * factor)
+
+
+def rmsprop_with(**settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    return lambda model: torch.optim.RMSprop(model.parameters(), lr=1e-3, **settings)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.99])
+def test_steps_of_rmsprop_are_as_long_as_its_lr_says(alpha: float):
+    """Where gradients stay the same, each element moves by the LR, from the first step on."""
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0, 30.0]))
+    average = ScheduleFree(
+        torch.optim.RMSprop([parameter], lr=0.0, alpha=alpha, eps=1e-12), momentum=0.8
+    )
+    (weights,) = average.tensors
+    before = weights.clone()
+    for step in range(20):
+        (group,) = average.optimizer.param_groups
+        group["lr"] = 0.01 * average.lr_factors(step)[0]
+        parameter.grad = torch.tensor([1e-3, -1.0, 50.0])
+        average.optimizer.step()
+        moved = (before - weights) / parameter.grad.sign()
+        assert moved == pytest.approx(torch.full((3,), 0.01 * (step + 1)), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["none", "ema", "tail"])
+def test_only_schedule_free_changes_lrs(kind: str):
+    replica = make_worker(ToyTask(plain_net, rmsprop_with(momentum=0.9)), averaging=kind).replica
+    assert replica.average.lr_factors(0) == [1.0]
 
 
 @pytest.mark.parametrize("kind", ["none", "ema", "tail"])
