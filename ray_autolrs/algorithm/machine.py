@@ -9,7 +9,7 @@ run can be replayed from its events. Which probes a stage makes and what is appl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ray_autolrs.algorithm.decays import Trapezoid
 from ray_autolrs.algorithm.messages import (
@@ -32,41 +32,17 @@ from ray_autolrs.algorithm.phases import (
     Starting,
     WarmingUp,
 )
-from ray_autolrs.algorithm.run_shape import run_shape
+from ray_autolrs.algorithm.run_shape import is_falling
 from ray_autolrs.algorithm.segments import LinearWarmup, Segment
-from ray_autolrs.algorithm.shapes import Shape
-from ray_autolrs.algorithm.stages import Stage, last_stage, next_stage
-from ray_autolrs.algorithm.strategy import (
-    MOST_RETREATS,
-    Candidate,
-    Observation,
-    PastStage,
-    SearchStrategy,
-    StageContext,
+from ray_autolrs.algorithm.stage_search import (
+    Rules,
+    SearchFailedError,
+    choose_another,
+    search_on,
+    stage_context,
 )
-from ray_autolrs.config import AutoLRSConfig
-
-
-class SearchFailedError(RuntimeError):
-    """Every LR that was tried in a stage diverged, so that none can be applied."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The decisions that the machine leaves to others, all of them pure.
-
-    Attributes:
-        config: the run's settings.
-        strategy: how a stage is searched.
-        parallel_probes: probes that may run at the same time. A probe's LR depends on the
-            results of all probes that were asked at least this many places before it, and on
-            no other, so that timing cannot change the schedule. Where a strategy needs more
-            than those, it waits for all that run.
-    """
-
-    config: AutoLRSConfig
-    strategy: SearchStrategy
-    parallel_probes: int = 1
+from ray_autolrs.algorithm.stages import Stage, last_stage, next_stage
+from ray_autolrs.algorithm.strategy import Observation
 
 
 def advance(rules: Rules, state: RunState, event: Event) -> tuple[RunState, tuple[Command, ...]]:
@@ -157,7 +133,7 @@ def _open_stage(
     if stage is None:
         state = replace(state, phase=Finished())
     else:
-        state = _search_on(rules, state, Probing(stage))
+        state = search_on(rules, state, Probing(stage))
     return state, outstanding(state)
 
 
@@ -165,7 +141,7 @@ def _close(rules: Rules, state: RunState, previous: Stage) -> tuple[RunState, tu
     """Go on to the last stage of a run without a known end, or end it."""
     stage = last_stage(rules.config, previous)
     last = state.past[-1]
-    is_closed = isinstance(last, Applying) and _falls(last.segment.shape)
+    is_closed = isinstance(last, Applying) and is_falling(last.segment.shape)
     if stage is None or is_closed:
         state = replace(state, phase=Finished())
     else:
@@ -175,58 +151,12 @@ def _close(rules: Rules, state: RunState, previous: Stage) -> tuple[RunState, tu
     return state, outstanding(state)
 
 
-def _falls(shape: Shape) -> bool:
-    return isinstance(shape, Trapezoid) and shape.decay_steps > 0
-
-
-def _search_on(rules: Rules, state: RunState, phase: Probing) -> RunState:
-    """Ask for as many probes as may be tried now; apply the choice once there are no more.
-
-    See :attr:`Rules.parallel_probes`.
-    """
-    context = _context(state, phase.stage)
-    asked, informed_by, told = list(phase.asked), list(phase.informed_by), phase.in_order
-    least = informed_by[-1] if informed_by else 0
-    while True:
-        usable = max(least, len(asked) + 1 - rules.parallel_probes)
-        if usable > len(told):
-            break
-        running = [candidate.lr for candidate in asked[usable:]]
-        candidate = rules.strategy.suggest(context, told[:usable], running)
-        if candidate is None and usable < len(asked) == len(told):
-            least = len(told)  # It waited for all that ran; now it may look at them.
-            continue
-        if candidate is None:
-            break
-        asked.append(candidate)
-        informed_by.append(usable)
-    phase = replace(phase, asked=tuple(asked), informed_by=tuple(informed_by))
-    if len(phase.results) == len(phase.asked):
-        return replace(state, phase=_choose(rules, state, phase.stage, told, phase.asked))
-    return replace(state, phase=phase)
-
-
-def _context(state: RunState, stage: Stage) -> StageContext:
-    past = tuple(
-        PastStage(phase.stage, phase.segment.multiplier, phase.results, phase.losses)
-        for phase in state.past
-        if isinstance(phase, Applying)
-    )
-    return StageContext(stage, past, state.initial_loss)
-
-
 def _probe_command(phase: Probing, index: int) -> Probe:
     stage, candidate = phase.stage, phase.asked[index]
-    segment = Segment(
-        first_step=stage.first_step,
-        last_step=stage.first_step + candidate.steps - 1,
-        multiplier=candidate.lr,
-        shape=candidate.shape,
-    )
     return Probe(
         stage=stage.number,
         index=index,
-        segment=segment,
+        segment=candidate.segment(stage.first_step),
         evals=candidate.evals,
         best=phase.best,
     )
@@ -252,39 +182,16 @@ def _probe_done(
     forecast = None
     losses: tuple[float, ...] = ()
     if not event.diverged:
-        context = _context(state, phase.stage)
+        context = stage_context(state, phase.stage)
         forecast = rules.strategy.judge(context, candidate, event.losses)
         losses = event.training_losses if candidate.evals else event.losses
     result = Observation(event.index, candidate.lr, forecast, candidate.shape, losses)
     before = len(phase.asked)
-    state = _search_on(rules, state, replace(phase, results=(*phase.results, result)))
+    state = search_on(rules, state, replace(phase, results=(*phase.results, result)))
     if isinstance(state.phase, Probing):
         new = range(before, len(state.phase.asked))
         return state, tuple(_probe_command(state.phase, index) for index in new)
     return state, outstanding(state)
-
-
-def _choose(
-    rules: Rules,
-    state: RunState,
-    stage: Stage,
-    results: tuple[Observation, ...],
-    asked: tuple[Candidate, ...] = (),
-) -> Applying:
-    lr = rules.strategy.choose(_context(state, stage), results)
-    if lr is None:
-        tried = ", ".join(f"{result.lr:.3g}" for result in results)
-        raise SearchFailedError(
-            f"every LR tried in stage {stage.number} diverged ({tried}): lower lr_min and lr_max, "
-            "or clip the gradients"
-        )
-    shape = run_shape(rules.config)
-    segment = Segment(stage.first_step, stage.last_step, lr, shape)
-    best = next(
-        (i for i, candidate in enumerate(asked) if (candidate.lr, candidate.shape) == (lr, shape)),
-        None,
-    )
-    return Applying(stage=stage, segment=segment, results=results, best=best)
 
 
 def _apply_done(
@@ -304,32 +211,13 @@ def _apply_done(
             segment.multiplier,
         ):
             if event.diverged:
-                state = replace(state, phase=_choose_another(rules, state, phase))
+                state = replace(state, phase=choose_another(rules, state, phase))
                 return state, outstanding(state)
             applied = replace(phase, losses=event.losses)
             state = replace(state, past=(*state.past, applied))
             return _open_stage(rules, state, previous=stage)
         case _:
             return state, ()
-
-
-def _choose_another(rules: Rules, state: RunState, phase: Applying) -> Applying:
-    """Choose again without the LR that diverged. Ours: the paper does not say what then."""
-    segment = phase.segment
-    lr = segment.multiplier
-    if rules.config.total_steps is None and _falls(segment.shape):
-        # The closing stage is not searched: half the LR, as long as there is hope.
-        retreats = (*phase.results, Observation(len(phase.results), lr, None))
-        if len(retreats) > MOST_RETREATS:
-            raise SearchFailedError(f"the last stage diverged {len(retreats)} times, at {lr:.3g}")
-        return replace(phase, segment=replace(segment, multiplier=lr / 2), results=retreats)
-    results = tuple(
-        replace(result, forecast=None, losses=()) if result.lr == lr else result
-        for result in phase.results
-    )
-    if results == phase.results:  # The LR was not a probed one.
-        results = (*results, Observation(index=len(results), lr=lr, forecast=None))
-    return _choose(rules, state, phase.stage, results)
 
 
 def _rewind(state: RunState, step: int) -> RunState:

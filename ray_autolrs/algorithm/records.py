@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.machine import Rules, advance
+from ray_autolrs.algorithm.machine import advance
 from ray_autolrs.algorithm.messages import (
     ApplyDone,
     Event,
@@ -23,6 +23,7 @@ from ray_autolrs.algorithm.messages import (
 )
 from ray_autolrs.algorithm.phases import Applying, Probing, RunState, WarmingUp
 from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.stage_search import Rules
 from ray_autolrs.algorithm.strategy import (
     Candidate,
     Observation,
@@ -44,8 +45,6 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
             assert isinstance(before.phase, Probing)
             stage = before.phase.stage
             candidate = before.phase.asked[event.index]
-            last_step = stage.first_step + candidate.steps - 1
-            segment = Segment(stage.first_step, last_step, candidate.lr, candidate.shape)
             result = _result(after, event.index)
             forecast = result.forecast
             return {
@@ -54,7 +53,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "index": event.index,
                 "first_step": stage.first_step,
                 "lr": result.lr,
-                "segment": segment.to_dict(),
+                "segment": candidate.segment(stage.first_step).to_dict(),
                 "evals": candidate.evals,
                 "informed_by": before.phase.informed_by[event.index],
                 "objective": "validation" if candidate.evals else "training",

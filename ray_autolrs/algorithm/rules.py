@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ray_autolrs.algorithm.bracket import BracketStrategy, bracket_steps
 from ray_autolrs.algorithm.halving import SHORT_PROBES, HalvingStrategy, halving_steps
-from ray_autolrs.algorithm.machine import Rules
 from ray_autolrs.algorithm.midpoints import MidpointsStrategy
+from ray_autolrs.algorithm.stage_search import Rules
 from ray_autolrs.algorithm.stages import plan_stages
 from ray_autolrs.algorithm.strategy import SearchStrategy
 from ray_autolrs.config import AutoLRSConfig

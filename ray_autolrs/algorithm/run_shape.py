@@ -33,3 +33,8 @@ def run_shape(config: AutoLRSConfig) -> Shape:
             return Trapezoid(first_step, steps, warmup, steps - warmup, power)
         case "cosine":
             return Cosine(first_step, steps, warmup_steps=warmup, warmup_power=power)
+
+
+def is_falling(shape: Shape) -> bool:
+    """Return whether a shape ends in a decay, as the closing stage of a run without an end does."""
+    return isinstance(shape, Trapezoid) and shape.decay_steps > 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ray_autolrs.algorithm.forecast import Forecast
+from ray_autolrs.algorithm.segments import Segment
 from ray_autolrs.algorithm.shapes import Constant, Shape
 from ray_autolrs.algorithm.stages import Stage
 
@@ -35,6 +36,10 @@ class Candidate:
     steps: int
     evals: int
     shape: Shape
+
+    def segment(self, first_step: int) -> Segment:
+        """Return the probe's steps, from applied step ``first_step`` on."""
+        return Segment(first_step, first_step + self.steps - 1, self.lr, self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 from ray import tune
 from ray.train import RunConfig, ScalingConfig
 
-from ray_autolrs.algorithm.machine import SearchFailedError
+from ray_autolrs.algorithm.stage_search import SearchFailedError
 from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
 from ray_autolrs.cluster.worker_loop import MODEL_FILE
 from ray_autolrs.config import AutoLRSConfig

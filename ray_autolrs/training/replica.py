@@ -153,9 +153,29 @@ class Replica:
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
         self.module.train()
-        with torch.no_grad(), self.autocast():
-            seed_everything(self.seed, Stream.MODEL, step, micro)
-            return self.task.loss(self.module, to_device(batch, self.device))
+        with torch.no_grad():
+            return self._loss(step, micro, batch, self.module)
+
+    def check_first_loss(self, step: int, micro: int, batch: Any, group: Group) -> None:
+        """Refuse a loss that cannot be trained on. It changes buffers and random states.
+
+        Raises:
+            ValueError: on every worker, if the loss of a worker's micro-batch is not a scalar
+                tensor, or not finite.
+        """
+        loss = self.first_loss(step, micro, batch)
+        name = f"{type(self.task).__name__}.loss"
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss)}"
+            raise ValueError(f"{name} returned {got}; it must return the mean loss, of shape ()")
+        # The sum, so that no worker goes on to wait for one that has raised.
+        total = loss.to(torch.float64)
+        group.sum_(total)
+        if not torch.isfinite(total):
+            raise ValueError(
+                f"{name} is {total.item() / group.size} at step {step}, before any update; it "
+                "must be finite: check the data and the model's initial weights"
+            )
 
     @contextlib.contextmanager
     def averaged(self, batches: Iterable[Any]) -> Iterator[None]:

@@ -121,26 +121,9 @@ class Worker:
         return evals * samples / (3 * self.replica.task.global_batch_size)
 
     def check_first_loss(self) -> None:
-        """Refuse a task whose loss cannot be trained on, before any step is taken.
-
-        Raises:
-            ValueError: on every worker, if the loss of a worker's first micro-batch is not a
-                scalar tensor, or not finite.
-        """
+        """Refuse a loss that cannot be trained on, as :meth:`Replica.check_first_loss` does."""
         step, micro = self.snapshot.restore(self.replica), self._together.micros[0]
-        loss = self.replica.first_loss(step, micro, self.batches.micro(step, micro))
-        name = f"{type(self.replica.task).__name__}.loss"
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss)}"
-            raise ValueError(f"{name} returned {got}; it must return the mean loss, of shape ()")
-        # The sum, so that no worker goes on to wait for one that has raised.
-        total = loss.detach().to(torch.float64)
-        self.group.sum_(total)
-        if not torch.isfinite(total):
-            raise ValueError(
-                f"{name} is {total.item() / self.group.size} at step {step}, before any update; it "
-                "must be finite: check the data and the model's initial weights"
-            )
+        self.replica.check_first_loss(step, micro, self.batches.micro(step, micro), self.group)
         self.snapshot.restore(self.replica)
 
     def run_probe(self, probe: Probe, progress: Progress, *, alone: bool = False) -> ProbeDone:

@@ -8,9 +8,10 @@ import pytest
 
 from ray_autolrs.algorithm.bracket import BracketStrategy, bracket_steps
 from ray_autolrs.algorithm.decays import Trapezoid
-from ray_autolrs.algorithm.machine import Rules, advance, outstanding
+from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import Probe, Ready
 from ray_autolrs.algorithm.phases import RunState
+from ray_autolrs.algorithm.stage_search import Rules
 from ray_autolrs.algorithm.strategy import Observation
 from ray_autolrs.config import AutoLRSConfig
 from tests.algorithm.made_up_runs import (

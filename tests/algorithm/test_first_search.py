@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_autolrs.algorithm.first_search import weighted_mean_lr
-from ray_autolrs.algorithm.machine import Rules, SearchFailedError
 from ray_autolrs.algorithm.messages import Probe
 from ray_autolrs.algorithm.phases import Applying
 from ray_autolrs.algorithm.rules import rules_of
+from ray_autolrs.algorithm.stage_search import Rules, SearchFailedError
 from ray_autolrs.algorithm.strategy import MOST_RETREATS
 from tests.algorithm.made_up_runs import (
     GUESS,

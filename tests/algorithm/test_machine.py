@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.machine import Rules, SearchFailedError, advance, outstanding
+from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import (
     Apply,
     ApplyDone,
@@ -27,6 +27,7 @@ from ray_autolrs.algorithm.messages import (
 from ray_autolrs.algorithm.phases import Applying, Finished, Probing, RunState, WarmingUp
 from ray_autolrs.algorithm.segments import LinearWarmup, Segment
 from ray_autolrs.algorithm.stage_probes import stage_candidate
+from ray_autolrs.algorithm.stage_search import Rules, SearchFailedError
 from ray_autolrs.config import AutoLRSConfig
 
 CONFIG = AutoLRSConfig.paper(

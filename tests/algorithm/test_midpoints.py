@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.machine import Rules, advance, outstanding
+from ray_autolrs.algorithm.machine import advance, outstanding
 from ray_autolrs.algorithm.messages import ApplyDone, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.midpoints import MidpointsStrategy, log_midpoints
 from ray_autolrs.algorithm.phases import Finished, RunState
+from ray_autolrs.algorithm.stage_search import Rules
 from ray_autolrs.algorithm.stages import Stage
 from ray_autolrs.algorithm.strategy import Observation, StageContext
 from ray_autolrs.config import AutoLRSConfig
