@@ -53,7 +53,7 @@ def probe_loss(task: str, lr: float, steps: int, warmup: float, seed: int) -> tu
         built,
         seed=seed,
         device=torch.device("cpu"),
-        make_average=partial(ScheduleFree, momentum=momentum, power=1.0),
+        make_average=partial(ScheduleFree, momentum=momentum, power=settings.averaging_power),
     )
     before = run.validation_loss(0)
     shape = Trapezoid(0, steps, round(warmup * steps), 0)
