@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     allowed = [name for name in TASKS if name not in HELD_OUT]
     parser.add_argument("--task", nargs="+", choices=allowed, default=allowed)
     parser.add_argument("--momentum", nargs="+", type=float, default=[None])
-    parser.add_argument("--power", nargs="+", type=float, default=[3.0])
+    parser.add_argument("--power", nargs="+", type=float, default=[2.0])
     parser.add_argument("--warmup", nargs="+", type=float, default=[0.2], help="part of the run")
     parser.add_argument("--warmup-power", nargs="+", type=float, default=[0.5])
     parser.add_argument("--lr-factor", nargs="+", type=float, default=[1.0])

@@ -141,9 +141,9 @@ class AutoLRSConfig:
     32 samples and fewer and grows with larger ones: see :meth:`resolved_averaging_momentum`. The
     package's is 0.9."""
 
-    averaging_power: float = 3.0
-    """Weight of a step in the Schedule-Free average, as a power of its number (r): 3 is a mean of
-    about the last two fifths of the steps so far, which lags less than that of all where the loss
+    averaging_power: float = 2.0
+    """Weight of a step in the Schedule-Free average, as a power of its number (r): 2 is a mean of
+    about the last half of the steps so far, which lags less than that of all where the loss
     falls fast late. Ours (measured); the package's is 0, which weights all steps after the warm-up
     alike."""
 
