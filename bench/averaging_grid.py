@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     allowed = [name for name in TASKS if name not in HELD_OUT]
     parser.add_argument("--task", nargs="+", choices=allowed, default=allowed)
     parser.add_argument("--momentum", nargs="+", type=float, default=[None])
-    parser.add_argument("--power", nargs="+", type=float, default=[2.0])
+    parser.add_argument("--power", nargs="+", type=float, default=[None])
     parser.add_argument("--warmup", nargs="+", type=float, default=[0.2], help="part of the run")
     parser.add_argument("--warmup-power", nargs="+", type=float, default=[0.5])
     parser.add_argument("--lr-factor", nargs="+", type=float, default=[1.0])
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lr = factor * LRS[task]
         batch_size = TASKS[task]().global_batch_size
         beta = momentum or settings.resolved_averaging_momentum(batch_size)
+        exponent = settings.averaging_power if power is None else power
         run = train_plain(
             TASKS[task](),
             LRSchedule((Segment(0, steps - 1, lr, shape),)),
@@ -75,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             lr=lr,
             steps=steps,
             seed=seed,
-            make_average=partial(ScheduleFree, momentum=beta, power=power),
+            make_average=partial(ScheduleFree, momentum=beta, power=exponent),
             eval_every=steps,
         )
         rows.append(
             {
                 "task": task,
                 "momentum": beta,
-                "power": power,
+                "power": exponent,
                 "warmup": warmup,
                 "warmup_power": rise,
                 "lr": lr,
