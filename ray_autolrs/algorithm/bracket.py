@@ -18,9 +18,9 @@ Symbols
        noisy gradients, and less where a large batch makes them less so: times (1 - β) / 0.2.
 
 A probe begins like a run in small, at an LR that rises for long. With a warm-up of a tenth the
-best LR of a probe was off a run's by a factor of 1.64 (one standard deviation over six tasks, around
-their mean), with half of it by 1.55, and it varied less. Without averaging, probes fall to zero over
-n/2 steps more, because the validation loss at a high LR is mostly noise of the LR.
+best LR of a probe was off a run's by a factor of 1.64 (one standard deviation over six tasks,
+around their mean), with half of it by 1.55, and it varied less. Without averaging, probes fall to
+zero over n/2 steps more, because the validation loss at a high LR is mostly noise of the LR.
 
 Source: our measurements (bench/NOTES.md).
 """
