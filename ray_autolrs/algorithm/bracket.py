@@ -9,13 +9,18 @@ Symbols
     1. The two rungs in the middle are tried, n steps each, in the first half of which the LR
        rises. With ``first_lr`` the rungs are powers of √10, and the two are those around it: a
        wrong guess begins the walk elsewhere and ends it at the same rungs.
-    2. While the best LR is the smallest or the largest that was tried, the next rung on its side
-       is: three or four probes where six spread over three decades would be six.
-    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of all probes, or with ``first_lr`` of
-       the best and its neighbours
-       (:func:`~ray_autolrs.algorithm.first_search.weighted_mean_lr`): short probes from
+    2. Of neighbours whose losses differ by less than MARGIN of the loss that was gained, the
+       smaller LR is preferred. While the preferred rung is the smallest or the largest that was
+       tried, the next one on its side is: three or four probes where six spread over three
+       decades would be six.
+    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of the preferred rung and those beside
+       it (:func:`~ray_autolrs.algorithm.first_search.weighted_mean_lr`): short probes from
        initialisation favour LRs that are too large for T steps. c is HORIZON_CORRECTION for
        noisy gradients, and less where a large batch makes them less so: times (1 - β) / 0.2.
+
+The margin is for models that begin on a plateau. A masked language model first learns how often
+tokens occur: every LR over two decades is as good at that, within 3% of the loss gained, but at
+the upper ones it learns nothing else. Elsewhere a rung too high is seen in the probes' losses.
 
 A probe begins like a run in small, at an LR that rises for long. With a warm-up of a tenth the
 best LR of a probe was off a run's by a factor of 1.64 (one standard deviation over six tasks,
@@ -33,7 +38,7 @@ from collections.abc import Sequence
 from ray_autolrs.algorithm.decays import Trapezoid
 from ray_autolrs.algorithm.first_search import FirstSearch, anneal_steps
 from ray_autolrs.algorithm.midpoints import log_midpoints
-from ray_autolrs.algorithm.strategy import Candidate, Observation
+from ray_autolrs.algorithm.strategy import Candidate, Observation, StageContext
 from ray_autolrs.config import MOST_LOOKAHEAD, AutoLRSConfig
 
 RUNG = math.sqrt(10)
@@ -41,6 +46,9 @@ RUNG = math.sqrt(10)
 
 GUESS_RUNGS = 6
 """Rungs to each side of the two around ``first_lr``: it may be off by a factor of 300."""
+
+MARGIN = 0.02
+"""Part of the loss gained by which a higher LR must win. Ours (measured)."""
 
 TEMPERATURE = 0.05
 """Of the weighted mean, as a part of the loss that has been gained. Ours (measured)."""
@@ -63,7 +71,7 @@ class BracketStrategy(FirstSearch):
         return rungs[0], rungs[-1]
 
     def suggest_first(
-        self, told: Sequence[Observation], running: Sequence[float]
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
         rungs = _rungs(self.config)
         middle = (len(rungs) - 1) // 2
@@ -72,21 +80,21 @@ class BracketStrategy(FirstSearch):
             return self._probe(rungs[middle + asked])
         if running:
             return None
-        losses = {rungs.index(result.lr): _loss(result) for result in told}
-        place = _next_place(losses, len(rungs))
+        losses = _losses(rungs, told)
+        preferred = _preferred(losses, context.initial_loss)
+        place = _next_place(losses, preferred, len(rungs))
         return None if place is None else self._probe(rungs[place])
 
-    def finalists(self, results: Sequence[Observation]) -> list[Observation]:
-        """Return all that were judged; from a guess, which may be wrong, the best and those beside.
+    def finalists(self, context: StageContext, results: Sequence[Observation]) -> list[Observation]:
+        """Return the preferred rung and those beside it, as far as they were judged.
 
         So where the walk began has no say in the mean.
         """
         rungs = _rungs(self.config)
+        preferred = _preferred(_losses(rungs, results), context.initial_loss)
         judged = {rungs.index(r.lr): r for r in results if r.forecast is not None}
-        if not judged or self.config.first_lr is None:
-            return list(judged.values())
-        best = _best({place: _loss(result) for place, result in judged.items()})
-        return [judged[place] for place in (best - 1, best, best + 1) if place in judged]
+        beside = (preferred - 1, preferred, preferred + 1)
+        return [judged[place] for place in beside if place in judged]
 
     def first_probes(self, results: Sequence[Observation]) -> int:
         rungs = _rungs(self.config)
@@ -124,28 +132,40 @@ def _rungs(config: AutoLRSConfig) -> list[float]:
     return log_midpoints(lr_min, lr_max, max(3, count))
 
 
-def _loss(result: Observation) -> float:
-    return math.inf if result.forecast is None else result.forecast.loss
+def _losses(rungs: Sequence[float], results: Sequence[Observation]) -> dict[int, float]:
+    """Return the loss of each rung that was tried, infinite where it diverged."""
+    return {
+        rungs.index(result.lr): math.inf if result.forecast is None else result.forecast.loss
+        for result in results
+        if result.lr in rungs
+    }
 
 
-def _next_place(losses: dict[int, float], count: int) -> int | None:
-    """Return the rung to try next, or None once the best lies between worse ones or at the end.
+def _preferred(losses: dict[int, float], initial_loss: float) -> int:
+    """Return the best rung, or the one that is reached from it by steps down that cost little.
+
+    >>> _preferred({2: 1.01, 3: 1.0}, initial_loss=2.0), _preferred({2: 1.1, 3: 1.0}, 2.0)
+    (2, 3)
+    """
+    place = min(losses, key=lambda place: (losses[place], place))
+    gained = initial_loss - losses[place]
+    margin = MARGIN * gained if gained > 0 else 0.0
+    while place - 1 in losses and losses[place - 1] <= losses[place] + margin:
+        place -= 1
+    return place
+
+
+def _next_place(losses: dict[int, float], preferred: int, count: int) -> int | None:
+    """Return the rung to try next, or None once the preferred one has neighbours or is at the end.
 
     Where every LR diverged so far, it is the next smaller one.
 
-    >>> _next_place({2: 1.0, 3: 2.0}, 6), _next_place({2: 2.0, 3: 1.0}, 6)
+    >>> _next_place({2: 1.0, 3: 2.0}, 2, 6), _next_place({2: 2.0, 3: 1.0}, 3, 6)
     (1, 4)
-    >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 6)
+    >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 2, 6)
     """
-    low, high = min(losses), max(losses)
-    best = _best(losses)
-    if best == low and low > 0:
-        return low - 1
-    if best == high and high < count - 1 and losses[best] < math.inf:
-        return high + 1
+    if preferred == min(losses) and preferred > 0:
+        return preferred - 1
+    if preferred == max(losses) and preferred < count - 1 and losses[preferred] < math.inf:
+        return preferred + 1
     return None
-
-
-def _best(losses: dict[int, float]) -> int:
-    """Return the rung with the lowest loss, of equals the smallest."""
-    return min(losses, key=lambda place: (losses[place], place))

@@ -50,12 +50,12 @@ class FirstSearch(ABC):
 
     @abstractmethod
     def suggest_first(
-        self, told: Sequence[Observation], running: Sequence[float]
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
         """Return the next probe before the first step, as ``SearchStrategy.suggest``."""
 
     @abstractmethod
-    def finalists(self, results: Sequence[Observation]) -> list[Observation]:
+    def finalists(self, context: StageContext, results: Sequence[Observation]) -> list[Observation]:
         """Return those of a first search's results that are weighed, all of them judged."""
 
     @abstractmethod
@@ -70,7 +70,7 @@ class FirstSearch(ABC):
         self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
         if not context.past:
-            return self.suggest_first(told, running)
+            return self.suggest_first(context, told, running)
         lrs = lrs_to_try(self.config, context, self.interval)
         asked = len(told) + len(running)
         if asked >= len(lrs):
@@ -92,7 +92,7 @@ class FirstSearch(ABC):
             lr = chosen_lr(context, searched)
             probes = len(lrs_to_try(self.config, context, self.interval))
         elif searched:
-            weighed = self.finalists(searched)
+            weighed = self.finalists(context, searched)
             lr = self.corrected(weighted_mean_lr(weighed, context.initial_loss, self.temperature))
             probes = self.first_probes(told)
         else:

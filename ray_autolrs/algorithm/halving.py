@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from ray_autolrs.algorithm.decays import Trapezoid
 from ray_autolrs.algorithm.first_search import FirstSearch, anneal_steps
 from ray_autolrs.algorithm.midpoints import log_midpoints
-from ray_autolrs.algorithm.strategy import Candidate, Observation
+from ray_autolrs.algorithm.strategy import Candidate, Observation, StageContext
 from ray_autolrs.config import AutoLRSConfig
 
 SHORT_PROBES = 6
@@ -62,7 +62,7 @@ class HalvingStrategy(FirstSearch):
         return guess / GUESS_FACTOR, guess * GUESS_FACTOR
 
     def suggest_first(
-        self, told: Sequence[Observation], running: Sequence[float]
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
         asked = len(told) + len(running)
         spread = log_midpoints(*self.interval, SHORT_PROBES)
@@ -75,7 +75,7 @@ class HalvingStrategy(FirstSearch):
             return None
         return self._probe(finalists[asked - SHORT_PROBES], _long_steps(self.config), is_long=True)
 
-    def finalists(self, results: Sequence[Observation]) -> list[Observation]:
+    def finalists(self, context: StageContext, results: Sequence[Observation]) -> list[Observation]:
         """Return the judged long probes, or the short ones if all of those diverged."""
         judged = [result for result in results if result.forecast is not None]
         return [result for result in judged if result.index >= SHORT_PROBES] or judged

@@ -149,7 +149,34 @@ def test_an_lr_found_in_few_steps_is_lowered_for_many(overrides, factor):
     assert chosen == pytest.approx(RUNGS[2] * factor)
 
 
-def test_all_probes_of_an_interval_are_weighed():
+@pytest.mark.parametrize(
+    ("losses", "asked"),
+    [
+        ([1.9, 1.3, 1.0, 0.99, 0.98, 0.97], [2, 3, 1]),  # a plateau: no step up is worth 2%
+        ([1.9, 1.02, 1.0, 0.99, 0.98, 0.97], [2, 3, 1, 0]),
+        ([1.9, 1.3, 1.0, 0.97, 0.94, 0.91], [2, 3, 4, 5]),
+        ([1.9, 1.3, 1.0, 0.97, 0.96, 0.91], [2, 3, 4]),
+        ([2.9, 2.5, 2.2, 2.19, 2.18, 2.1], [2, 3, 4, 5]),  # nothing was gained: no margin
+    ],
+)
+def test_a_higher_lr_must_win_by_the_margin(losses, asked):
+    """The margin is 2% of what was gained since an initial loss of 2."""
+    assert places(walk(losses)) == asked
+
+
+@pytest.mark.parametrize("guess", [1e-4, 1e-3, 0.01, 0.1, 1.0])
+def test_on_a_plateau_the_smallest_lr_is_found_wherever_the_walk_begins(guess):
+    lrs = [10 ** (place / 2) for place in range(-20, 10)]
+    losses = [1.0 + 0.1 * max(0, -5 - place) - 1e-3 * place for place in range(-20, 10)]
+    overrides = {**GUESS, "first_lr": guess}
+    told = walk(losses, lrs, **overrides)
+    chosen = BracketStrategy(config(**overrides)).choose(first(), told)
+    below, plateau = 10**-3.0, 10**-2.25  # rungs -6; -5 and -4
+    assert chosen is not None
+    assert below < chosen / (2000 / 50) ** -0.16 < plateau
+
+
+def test_the_preferred_lr_and_those_beside_it_are_weighed():
     strategy = BracketStrategy(config(total_steps=None))
     # A gain of 1 and a temperature of 0.05: weights 1, 1/e and 0.
     told = walk([9.0, 9.0, 1.05, 1.0, 9.0, 9.0], total_steps=None)
