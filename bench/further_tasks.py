@@ -1,10 +1,12 @@
-"""AutoLRS on seven more tasks, of which nothing was known while its default was designed.
+"""AutoLRS on nine more tasks.
 
     python bench/further_tasks.py --task autoencoder digits --seed 0 1
 
-Some are chosen to be hard for it: few samples, so that the run overfits; a large batch; RMSprop,
-whose first steps are too long. Rivals get the best of five learning rates (LRs) on the first seed.
-Losses are the lowest of a run's evaluations, for every method.
+Of the first seven nothing was known while the default was designed. Some are chosen to be hard for
+it: few samples, so that the run overfits; a large batch; RMSprop, whose first steps are too long.
+The two masked language models were made to find out how it should choose on a plateau. Rivals get
+the best of five learning rates (LRs) on the first seed. Losses are the lowest of a run's
+evaluations, for every method.
 """
 
 from __future__ import annotations
@@ -25,9 +27,16 @@ from torch.utils.data import Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.quality_data import BYTE_VALUES, HalfSizeFashion, Rows, flat_fashion, python_source
+from bench.masked_text import MaskedText
+from bench.quality_data import (
+    BYTE_VALUES,
+    HalfSizeFashion,
+    Rows,
+    flat_fashion,
+    python_source,
+)
 from bench.quality_models import Perceptron, ResidualNet
-from bench.quality_tasks import Classification, NextToken, QualityTask
+from bench.quality_tasks import Classification, MaskedLM, NextToken, QualityTask
 from bench.record import record
 from ray_autolrs.cluster.comparison import Trial, run_trial
 from ray_autolrs.report.run_record import RunRecord
@@ -166,6 +175,24 @@ class ConvNetAdamW(PlainConvNet):
         return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
 
 
+class MaskedSource(MaskedLM):
+    """The benchmark's masked language model, on Python source; AdamW."""
+
+    text: MaskedText = "source"
+
+
+class MaskedGerman(MaskedLM):
+    """A wider one, with twice the batch, on German help texts; Adam without clipping."""
+
+    global_batch_size = 32
+    max_grad_norm = None
+    text: MaskedText = "german"
+    places, masked, vocabulary, width = 32, 5, 800, 48
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=1e-3)
+
+
 _ADAM = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _SGD = (0.01, 0.03, 0.1, 0.3, 1.0)
 _LOW = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -179,6 +206,8 @@ TASKS: Mapping[str, tuple[Callable[[], QualityTask], tuple[float, ...]]] = Mappi
         "rmsprop": (PlainConvNet, (*_LOW[1:], 3e-2)),
         "digits": (Digits, _SGD),
         "convnet_adamw": (ConvNetAdamW, _ADAM),
+        "masked_source": (MaskedSource, _ADAM),
+        "masked_german": (MaskedGerman, _ADAM),
     }
 )
 """Every task, with its grid of LRs."""

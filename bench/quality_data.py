@@ -27,7 +27,6 @@ from ray_autolrs.workloads.parallel_text import (
     BOS_ID,
     EOS_ID,
     PAD_ID,
-    UNKNOWN_ID,
     read_pairs,
     train_bpe,
 )
@@ -117,7 +116,7 @@ def _bytes_as_tokens(content: bytes) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _python_source() -> dict[str, Tensor]:
+def source_tokens() -> dict[str, Tensor]:
     """Return the standard library's source by part, cut by file."""
     root = Path(sysconfig.get_paths()["stdlib"])
     names = [
@@ -150,11 +149,11 @@ def _windows(tokens: Tensor, places: int, count: int | None) -> Rows:
 @lru_cache(maxsize=3)
 def python_source(part: Part, places: int, count: int | None = None) -> Rows:
     """Return windows of ``places + 1`` bytes of the standard library's source, as uint8."""
-    return _windows(_python_source()[part], places, count)
+    return _windows(source_tokens()[part], places, count)
 
 
 @lru_cache(maxsize=1)
-def _english() -> dict[str, list[str]]:
+def english_texts() -> dict[str, list[str]]:
     """Return texts by part: Python's help topics, or the blocks of the file that is named."""
     named = os.environ.get(ENGLISH_FILE)
     if named:
@@ -164,6 +163,11 @@ def _english() -> dict[str, list[str]]:
         # A topic can be long, so that parts are cut by paragraph group rather than by topic.
         paragraphs = [text for name in sorted(topics) for text in topics[name].split("\n\n")]
         texts = ["\n\n".join(paragraphs[at : at + 8]) for at in range(0, len(paragraphs), 8)]
+    return parted(texts)
+
+
+def parted(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Cut texts into parts, a twelfth each for test and validation."""
     order = np.random.default_rng(0).permutation(len(texts))
     held = max(1, len(texts) // 12)
     places = {
@@ -177,45 +181,7 @@ def _english() -> dict[str, list[str]]:
 @lru_cache(maxsize=3)
 def english_bytes(part: Part, places: int, count: int | None = None) -> Rows:
     """Return windows of ``places + 1`` bytes of English, as uint8."""
-    return _windows(_bytes_as_tokens("\n\n".join(_english()[part]).encode()), places, count)
-
-
-class MaskedWindows(Rows):
-    """Windows of tokens, of which ``masked`` places each are drawn anew at every reading.
-
-    A batch is (ids with the mask put in, places, the ids that stood there).
-    """
-
-    def __init__(self, windows: Tensor, masked: int, mask_id: int) -> None:
-        super().__init__(windows)
-        self._masked = masked
-        self._mask_id = mask_id
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
-        ids = self.tensors[0][torch.tensor(indices)].long()
-        places = torch.rand(ids.shape).argsort(dim=1)[:, : self._masked]
-        targets = ids.gather(1, places)
-        return ids.scatter(1, places, self._mask_id), places, targets
-
-
-@lru_cache(maxsize=3)
-def masked_english(part: Part, *, places: int, masked: int, vocabulary: int) -> MaskedWindows:
-    """Return windows of ``places`` byte pairs of English, for masked language modelling."""
-    tokens = _byte_pairs(vocabulary)[part]
-    # Byte pairs know every character, so that the token for unknown ones is free to be the mask.
-    return MaskedWindows(tokens.unfold(0, places, places).contiguous(), masked, UNKNOWN_ID)
-
-
-@lru_cache(maxsize=1)
-def _byte_pairs(vocabulary: int) -> dict[str, Tensor]:
-    # Not WordPieces, whose training gives another vocabulary in every process: runs that are
-    # compared must read the same tokens.
-    tokenizer = train_bpe(((text, "") for text in _english()["train"]), vocabulary)
-    assert tokenizer.get_vocab_size() == vocabulary, tokenizer.get_vocab_size()
-    return {
-        part: torch.tensor([token for one in tokenizer.encode_batch(texts) for token in one.ids])
-        for part, texts in _english().items()
-    }
+    return _windows(_bytes_as_tokens("\n\n".join(english_texts()[part]).encode()), places, count)
 
 
 class PairRows(Rows):
@@ -240,16 +206,21 @@ def sentence_pairs(part: Part, *, max_length: int, vocabulary: int) -> PairRows:
     return _sentence_pairs(max_length, vocabulary)[part]
 
 
-@lru_cache(maxsize=1)
-def _sentence_pairs(max_length: int, vocabulary: int) -> dict[str, PairRows]:
+def parallel_folder() -> Path:
     named = os.environ.get(TRANSLATION_FOLDER)
     if not named:
         raise ValueError(
-            f"{TRANSLATION_FOLDER} is not set: the translation needs the folder that `python -m "
+            f"{TRANSLATION_FOLDER} is not set: parallel text is needed, the folder that `python -m "
             "ray_autolrs.workloads.libreoffice_help` writes; its help says how to get the text"
         )
+    return Path(named)
+
+
+@lru_cache(maxsize=1)
+def _sentence_pairs(max_length: int, vocabulary: int) -> dict[str, PairRows]:
+    folder = parallel_folder()
     files = {
-        part: (Path(named) / f"{name}.en", Path(named) / f"{name}.de")
+        part: (folder / f"{name}.en", folder / f"{name}.de")
         for part, name in (("train", "train"), ("validation", "val"), ("test", "test"))
     }
     tokenizer = train_bpe(read_pairs(*files["train"]), vocabulary)

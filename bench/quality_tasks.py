@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, default_collate
 
+from bench.masked_text import MaskedText, masked_text
 from bench.quality_data import (
     BYTE_VALUES,
     HalfSizeFashion,
     english_bytes,
     flat_fashion,
-    masked_english,
     python_source,
     sentence_pairs,
 )
@@ -141,14 +141,15 @@ class MaskedLM(QualityTask):
     """Masked language model on English; AdamW."""
 
     global_batch_size = 16
-    max_grad_norm = 1.0
-    places, masked, vocabulary = 24, 4, 1000
+    max_grad_norm: float | None = 1.0
+    text: MaskedText = "english"
+    places, masked, vocabulary, width = 24, 4, 1000, 32
 
     def build_model(self) -> nn.Module:
         return TokenTransformer(
             vocabulary=self.vocabulary,
             places=self.places,
-            width=32,
+            width=self.width,
             layers=2,
             heads=2,
             causal=False,
@@ -158,8 +159,12 @@ class MaskedLM(QualityTask):
         return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
 
     def data(self, part: Part) -> Dataset[Any]:
-        return masked_english(
-            part, places=self.places, masked=self.masked, vocabulary=self.vocabulary
+        return masked_text(
+            self.text,
+            part,
+            places=self.places,
+            masked=self.masked,
+            vocabulary=self.vocabulary,
         )
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:

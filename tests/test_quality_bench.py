@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -231,14 +232,17 @@ def test_prodigy_is_what_the_bench_compares_with():
     assert plan(["mlp"], ["prodigy"], [0], 100)[0].trial.lr == 1.0
 
 
-def test_masked_words_are_the_same_in_every_process():
+@pytest.mark.parametrize("text", ["english", "source", "german"])
+def test_masked_words_are_the_same_in_every_process(text, tmp_path):
     """Runs of different processes are compared: they must read the same tokens."""
+    (tmp_path / "train.de").write_text("\n".join(topics.values()), encoding="utf-8")
     code = (
-        "from bench.quality_data import masked_english\n"
-        "windows = masked_english('validation', places=24, masked=4, vocabulary=1000)\n"
+        "from bench.masked_text import masked_text\n"
+        f"windows = masked_text({text!r}, 'validation', places=24, masked=4, vocabulary=800)\n"
         "print(hash(tuple(windows.tensors[0].flatten().tolist())))"
     )
+    environment = os.environ | {TRANSLATION_FOLDER: str(tmp_path)}
     root = Path(__file__).parents[1]
-    run = partial(subprocess.run, [sys.executable, "-c", code], cwd=root, check=True)
-    first, second = (run(capture_output=True, text=True).stdout for _ in range(2))
+    run = partial(subprocess.run, [sys.executable, "-c", code], cwd=root, env=environment)
+    first, second = (run(capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert first == second != ""
