@@ -1,12 +1,13 @@
-"""AutoLRS on nine more tasks.
+"""AutoLRS on twelve more tasks.
 
     python bench/further_tasks.py --task autoencoder digits --seed 0 1
 
 Of the first seven nothing was known while the default was designed. Some are chosen to be hard for
 it: few samples, so that the run overfits; a large batch; RMSprop, whose first steps are too long.
-The two masked language models were made to find out how it should choose on a plateau. Rivals get
-the best of five learning rates (LRs) on the first seed. Losses are the lowest of a run's
-evaluations, for every method.
+masked_source and masked_german were made to find out how it should choose on a plateau, the last
+three to see afterwards whether that holds. Rivals get the best of five learning rates (LRs) on the
+first seed. Losses are the lowest of a run's evaluations, for every method. Tasks on German, or on
+the help texts in English, need the folder of text that the benchmark's translation needs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from torch.utils.data import Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.masked_text import MaskedText
 from bench.quality_data import (
     BYTE_VALUES,
     HalfSizeFashion,
@@ -35,9 +35,10 @@ from bench.quality_data import (
     flat_fashion,
     python_source,
 )
-from bench.quality_models import Perceptron, ResidualNet
+from bench.quality_models import Perceptron, ResidualNet, TokenTransformer
 from bench.quality_tasks import Classification, MaskedLM, NextToken, QualityTask
 from bench.record import record
+from bench.text_windows import Text, text_windows
 from ray_autolrs.cluster.comparison import Trial, run_trial
 from ray_autolrs.report.run_record import RunRecord
 from ray_autolrs.workloads.small_images import Part
@@ -178,7 +179,7 @@ class ConvNetAdamW(PlainConvNet):
 class MaskedSource(MaskedLM):
     """The benchmark's masked language model, on Python source; AdamW."""
 
-    text: MaskedText = "source"
+    text: Text = "source"
 
 
 class MaskedGerman(MaskedLM):
@@ -186,11 +187,53 @@ class MaskedGerman(MaskedLM):
 
     global_batch_size = 32
     max_grad_norm = None
-    text: MaskedText = "german"
+    text: Text = "german"
     places, masked, vocabulary, width = 32, 5, 800, 48
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), lr=1e-3)
+
+
+class MaskedHelp(MaskedLM):
+    """A masked language model with few tokens and four times the batch; AdamW."""
+
+    global_batch_size = 64
+    text: Text = "help"
+    places, masked, vocabulary, width = 40, 6, 400, 32
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+
+
+class GermanLM(NextToken):
+    """Byte pairs, each predicted from those before it; AdamW."""
+
+    global_batch_size = 16
+    max_grad_norm = 1.0
+
+    def build_model(self) -> nn.Module:
+        return TokenTransformer(vocabulary=800, places=32, width=48, layers=2, heads=2, causal=True)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+
+    def data(self, part: Part) -> Dataset[Any]:
+        return text_windows("german", part, places=32, vocabulary=800)
+
+
+class SigmoidNet(_Images):
+    """Three hidden layers of sigmoids, which begin on a plateau; SGD with momentum."""
+
+    global_batch_size = 32
+
+    def build_model(self) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs in (784, 100, 100):
+            layers += [nn.Linear(inputs, 100), nn.Sigmoid()]
+        return nn.Sequential(*layers, nn.Linear(100, 10))
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
 _ADAM = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -208,6 +251,9 @@ TASKS: Mapping[str, tuple[Callable[[], QualityTask], tuple[float, ...]]] = Mappi
         "convnet_adamw": (ConvNetAdamW, _ADAM),
         "masked_source": (MaskedSource, _ADAM),
         "masked_german": (MaskedGerman, _ADAM),
+        "masked_help": (MaskedHelp, _ADAM),
+        "german_lm": (GermanLM, _ADAM),
+        "sigmoid_net": (SigmoidNet, _SGD),
     }
 )
 """Every task, with its grid of LRs."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, default_collate
 
-from bench.masked_text import MaskedText, masked_text
 from bench.quality_data import (
     BYTE_VALUES,
     HalfSizeFashion,
@@ -33,6 +32,7 @@ from bench.quality_models import (
     TokenTransformer,
     VisionTransformer,
 )
+from bench.text_windows import Text, masked_text
 from ray_autolrs import TrainingTask
 from ray_autolrs.workloads.parallel_text import PAD_ID
 from ray_autolrs.workloads.small_images import Part
@@ -142,7 +142,7 @@ class MaskedLM(QualityTask):
 
     global_batch_size = 16
     max_grad_norm: float | None = 1.0
-    text: MaskedText = "english"
+    text: Text = "english"
     places, masked, vocabulary, width = 24, 4, 1000, 32
 
     def build_model(self) -> nn.Module:

@@ -232,12 +232,14 @@ def test_prodigy_is_what_the_bench_compares_with():
     assert plan(["mlp"], ["prodigy"], [0], 100)[0].trial.lr == 1.0
 
 
-@pytest.mark.parametrize("text", ["english", "source", "german"])
+@pytest.mark.parametrize("text", ["english", "source", "german", "help"])
 def test_masked_words_are_the_same_in_every_process(text, tmp_path):
     """Runs of different processes are compared: they must read the same tokens."""
-    (tmp_path / "train.de").write_text("\n".join(topics.values()), encoding="utf-8")
+    for language in ("en", "de"):
+        text_file = tmp_path / f"train.{language}"
+        text_file.write_text("\n".join(topics.values()), encoding="utf-8")
     code = (
-        "from bench.masked_text import masked_text\n"
+        "from bench.text_windows import masked_text\n"
         f"windows = masked_text({text!r}, 'validation', places=24, masked=4, vocabulary=800)\n"
         "print(hash(tuple(windows.tensors[0].flatten().tolist())))"
     )

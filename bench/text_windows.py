@@ -1,9 +1,9 @@
-"""Text for masked language models: windows of byte pairs of which some are to be guessed."""
+"""Windows of byte pairs, for language models: of masked ones, some are to be guessed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -14,7 +14,8 @@ from bench.quality_data import Rows, english_texts, parallel_folder, parted, sou
 from ray_autolrs.workloads.parallel_text import UNKNOWN_ID, train_bpe
 from ray_autolrs.workloads.small_images import Part
 
-MaskedText = Literal["english", "source", "german"]
+Text = Literal["english", "source", "german", "help"]
+"""``"german"`` and ``"help"`` are the two sides of the translation's training text."""
 
 
 class MaskedWindows(Rows):
@@ -37,20 +38,30 @@ class MaskedWindows(Rows):
 
 @lru_cache(maxsize=6)
 def masked_text(
-    text: MaskedText, part: Part, *, places: int, masked: int, vocabulary: int
+    text: Text, part: Part, *, places: int, masked: int, vocabulary: int
 ) -> MaskedWindows:
     """Return windows of ``places`` byte pairs of a text, for masked language modelling.
 
     Raises:
-        ValueError: German is asked for, and the environment names no folder.
+        ValueError: the translation's text is asked for, and the environment names no folder.
     """
     tokens = _byte_pairs(text, vocabulary)[part]
     # Byte pairs know every character, so that the token for unknown ones is free to be the mask.
     return MaskedWindows(tokens.unfold(0, places, places).contiguous(), masked, UNKNOWN_ID)
 
 
+@lru_cache(maxsize=6)
+def text_windows(text: Text, part: Part, *, places: int, vocabulary: int) -> Rows:
+    """Return windows of ``places + 1`` byte pairs of a text, to predict each from those before it.
+
+    Raises:
+        ValueError: as :func:`masked_text`.
+    """
+    return Rows(_byte_pairs(text, vocabulary)[part].unfold(0, places + 1, places).contiguous())
+
+
 @lru_cache(maxsize=3)
-def _byte_pairs(text: MaskedText, vocabulary: int) -> dict[str, Tensor]:
+def _byte_pairs(text: Text, vocabulary: int) -> dict[str, Tensor]:
     # Not WordPieces, whose training gives another vocabulary in every process: runs that are
     # compared must read the same tokens.
     texts = _READERS[text]()
@@ -72,12 +83,17 @@ def _source_pieces() -> dict[str, list[str]]:
     return found
 
 
-def _german() -> dict[str, list[str]]:
-    """Return the German side of the translation's training text, cut anew."""
-    lines = (parallel_folder() / "train.de").read_text(encoding="utf-8").splitlines()
+def _side(language: str) -> dict[str, list[str]]:
+    """Return a side of the translation's training text, cut anew."""
+    lines = (parallel_folder() / f"train.{language}").read_text(encoding="utf-8").splitlines()
     return parted(["\n".join(lines[at : at + 20]) for at in range(0, len(lines), 20)])
 
 
-_READERS: Mapping[MaskedText, Callable[[], dict[str, list[str]]]] = MappingProxyType(
-    {"english": english_texts, "source": _source_pieces, "german": _german}
+_READERS: Mapping[Text, Callable[[], dict[str, list[str]]]] = MappingProxyType(
+    {
+        "english": english_texts,
+        "source": _source_pieces,
+        "german": partial(_side, "de"),
+        "help": partial(_side, "en"),
+    }
 )
