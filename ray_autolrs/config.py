@@ -94,9 +94,9 @@ class AutoLRSConfig:
 
     search: Search = "bracket"
     """``"bracket"``: before the first step LRs are tried downhill until the best has a worse one
-    on each side, and their weighted mean is taken. ``"halving"``: six LRs, and the best three
-    again for longer. After either, a later stage is searched only where another LR is forecast to
-    gain more than the forecast's error and the probe's cost
+    on each side, and the weighted mean of these three is taken. ``"halving"``: six LRs, and the
+    best three again for longer. After either, a later stage is searched only where another LR is
+    forecast to gain more than the forecast's error and the probe's cost
     (:mod:`ray_autolrs.algorithm.insurance`). ``"gaussian_process"``: the paper's, at each stage.
     ``"midpoints"``: at each stage, LRs spread over the interval, then halving the distance around
     the best."""

@@ -4,23 +4,23 @@ Symbols
     η_j   learning rate (LR) of rung j: rungs lie evenly in log LR, a factor √10 apart or less
     n     steps of a probe (``resolved_probe_steps``); T steps of the run
     β     how near to the average Schedule-Free takes its gradients
+    ΔZ    loss gained: training loss before the first step, less a probe's validation loss
     m     the multiplier that is applied
 
     1. The two rungs in the middle are tried, n steps each, in the first half of which the LR
        rises. With ``first_lr`` the rungs are powers of √10, and the two are those around it: a
        wrong guess begins the walk elsewhere and ends it at the same rungs.
-    2. Of neighbours whose losses differ by less than MARGIN of the loss that was gained, the
-       smaller LR is preferred. While the preferred rung is the smallest or the largest that was
-       tried, the next one on its side is: three or four probes where six spread over three
-       decades would be six.
+    2. Of neighbours the smaller LR is preferred, unless the larger one wins by MARGIN · ΔZ. While
+       the preferred rung is the smallest or the largest that was tried, the next one on its side
+       is: three or four probes where six spread over three decades would be six.
     3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of the preferred rung and those beside
        it (:func:`~ray_autolrs.algorithm.first_search.weighted_mean_lr`): short probes from
        initialisation favour LRs that are too large for T steps. c is HORIZON_CORRECTION for
        noisy gradients, and less where a large batch makes them less so: times (1 - β) / 0.2.
 
 The margin is for models that begin on a plateau. A masked language model first learns how often
-tokens occur: every LR over two decades is as good at that, within 3% of the loss gained, but at
-the upper ones it learns nothing else. Elsewhere a rung too high is seen in the probes' losses.
+tokens occur: every LR of two decades is as good at that, within 0.03 ΔZ, but at the upper ones it
+learns nothing else. In other models a rung too high shows in the probes' losses.
 
 A probe begins like a run in small, at an LR that rises for long. With a warm-up of a tenth the
 best LR of a probe was off a run's by a factor of 1.64 (one standard deviation over six tasks,
