@@ -216,7 +216,8 @@ def _protocol(tasks: Mapping[str, Mapping[str, TunedMethod]], steps: int) -> str
         f"the tuned {REFERENCE}'s steps over the applied steps to its validation loss, "
         "interpolated between evaluations; a run that does not reach it counts as 1. *tuning / "
         "ours*: all steps of the rival's grid over those of one run of AutoLRS. An LR marked * is "
-        f"at its grid's end. Not tuned on: {', '.join(HELD_OUT)}."
+        f"at its grid's end. Not tuned on: {', '.join(HELD_OUT)}; but what went wrong on mlm was "
+        "looked for, and mended, on other masked language models (NOTES.md)."
     )
 
 
