@@ -138,7 +138,7 @@ def source_tokens() -> dict[str, Tensor]:
     return {part: _bytes_as_tokens(b"".join(found)) for part, found in contents.items()}
 
 
-def _windows(tokens: Tensor, places: int, count: int | None) -> Rows:
+def token_windows(tokens: Tensor, places: int, count: int | None = None) -> Rows:
     """Return windows that share only the token that is one's last target and the next's first."""
     windows = tokens.unfold(0, places + 1, places)
     if count is not None:  # evenly over the text, not only from its beginning
@@ -149,7 +149,7 @@ def _windows(tokens: Tensor, places: int, count: int | None) -> Rows:
 @lru_cache(maxsize=3)
 def python_source(part: Part, places: int, count: int | None = None) -> Rows:
     """Return windows of ``places + 1`` bytes of the standard library's source, as uint8."""
-    return _windows(source_tokens()[part], places, count)
+    return token_windows(source_tokens()[part], places, count)
 
 
 @lru_cache(maxsize=1)
@@ -181,7 +181,9 @@ def parted(texts: Sequence[str]) -> dict[str, list[str]]:
 @lru_cache(maxsize=3)
 def english_bytes(part: Part, places: int, count: int | None = None) -> Rows:
     """Return windows of ``places + 1`` bytes of English, as uint8."""
-    return _windows(_bytes_as_tokens("\n\n".join(english_texts()[part]).encode()), places, count)
+    return token_windows(
+        _bytes_as_tokens("\n\n".join(english_texts()[part]).encode()), places, count
+    )
 
 
 class PairRows(Rows):
@@ -207,6 +209,11 @@ def sentence_pairs(part: Part, *, max_length: int, vocabulary: int) -> PairRows:
 
 
 def parallel_folder() -> Path:
+    """Return the folder of aligned text.
+
+    Raises:
+        ValueError: the environment names none.
+    """
     named = os.environ.get(TRANSLATION_FOLDER)
     if not named:
         raise ValueError(

@@ -10,7 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.quality_data import Rows, english_texts, parallel_folder, parted, source_tokens
+from bench.quality_data import (
+    Rows,
+    english_texts,
+    parallel_folder,
+    parted,
+    source_tokens,
+    token_windows,
+)
 from ray_autolrs.workloads.parallel_text import UNKNOWN_ID, train_bpe
 from ray_autolrs.workloads.small_images import Part
 
@@ -57,7 +64,7 @@ def text_windows(text: Text, part: Part, *, places: int, vocabulary: int) -> Row
     Raises:
         ValueError: as :func:`masked_text`.
     """
-    return Rows(_byte_pairs(text, vocabulary)[part].unfold(0, places + 1, places).contiguous())
+    return token_windows(_byte_pairs(text, vocabulary)[part], places)
 
 
 @lru_cache(maxsize=3)

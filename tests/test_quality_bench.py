@@ -240,7 +240,7 @@ def test_masked_words_are_the_same_in_every_process(text, tmp_path):
         text_file.write_text("\n".join(topics.values()), encoding="utf-8")
     code = (
         "from bench.text_windows import masked_text\n"
-        f"windows = masked_text({text!r}, 'validation', places=24, masked=4, vocabulary=800)\n"
+        f"windows = masked_text({text!r}, 'validation', places=24, masked=4, vocabulary=1000)\n"
         "print(hash(tuple(windows.tensors[0].flatten().tolist())))"
     )
     environment = os.environ | {TRANSLATION_FOLDER: str(tmp_path)}

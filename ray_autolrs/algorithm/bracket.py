@@ -4,7 +4,7 @@ Symbols
     η_j   learning rate (LR) of rung j: rungs lie evenly in log LR, a factor √10 apart or less
     n     steps of a probe (``resolved_probe_steps``); T steps of the run
     β     how near to the average Schedule-Free takes its gradients
-    ΔZ    loss gained: training loss before the first step, less a probe's validation loss
+    ΔZ    loss gained: training loss before the first step, less the best probe's validation loss
     m     the multiplier that is applied
 
     1. The two rungs in the middle are tried, n steps each, in the first half of which the LR
@@ -86,13 +86,13 @@ class BracketStrategy(FirstSearch):
         return None if place is None else self._probe(rungs[place])
 
     def finalists(self, context: StageContext, results: Sequence[Observation]) -> list[Observation]:
-        """Return the preferred rung and those beside it, as far as they were judged.
+        """Return the preferred rung's result and those beside it.
 
         So where the walk began has no say in the mean.
         """
-        rungs = _rungs(self.config)
-        preferred = _preferred(_losses(rungs, results), context.initial_loss)
-        judged = {rungs.index(r.lr): r for r in results if r.forecast is not None}
+        losses = _losses(_rungs(self.config), results)
+        preferred = _preferred(losses, context.initial_loss)
+        judged = dict(zip(losses, results, strict=True))
         beside = (preferred - 1, preferred, preferred + 1)
         return [judged[place] for place in beside if place in judged]
 
@@ -137,7 +137,6 @@ def _losses(rungs: Sequence[float], results: Sequence[Observation]) -> dict[int,
     return {
         rungs.index(result.lr): math.inf if result.forecast is None else result.forecast.loss
         for result in results
-        if result.lr in rungs
     }
 
 

@@ -56,7 +56,7 @@ class FirstSearch(ABC):
 
     @abstractmethod
     def finalists(self, context: StageContext, results: Sequence[Observation]) -> list[Observation]:
-        """Return those of a first search's results that are weighed, all of them judged."""
+        """Return those of a first search's judged results that are weighed."""
 
     @abstractmethod
     def first_probes(self, results: Sequence[Observation]) -> int:

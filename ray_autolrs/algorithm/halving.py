@@ -76,9 +76,8 @@ class HalvingStrategy(FirstSearch):
         return self._probe(finalists[asked - SHORT_PROBES], _long_steps(self.config), is_long=True)
 
     def finalists(self, context: StageContext, results: Sequence[Observation]) -> list[Observation]:
-        """Return the judged long probes, or the short ones if all of those diverged."""
-        judged = [result for result in results if result.forecast is not None]
-        return [result for result in judged if result.index >= SHORT_PROBES] or judged
+        """Return the long probes, or the short ones if all of those diverged."""
+        return [result for result in results if result.index >= SHORT_PROBES] or [*results]
 
     def first_probes(self, results: Sequence[Observation]) -> int:
         return SHORT_PROBES + LONG_PROBES
