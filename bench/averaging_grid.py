@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.quality_tasks import HELD_OUT, TASKS
 from bench.record import record
-from ray_autolrs.algorithm.decays import Trapezoid
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.decays import Trapezoid
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.comparison.plain_training import train_plain
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.training.averaging import ScheduleFree
-from ray_autolrs.workloads.plain_training import train_plain
 
 LRS = {"cnn": 0.15, "cnn256": 0.6, "mlp": 0.003, "lm": 0.006, "translation": 0.01, "vit": 0.006}
 """Near the best of each task, for its optimizer as it is."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from record import record
 
-from ray_autolrs.algorithm.search import GPSearch
+from ray_autolrs.algorithm.search.gp_model import GPSearch
 
 PROBES = 10
 LR_MIN, LR_MAX = 1e-3, 1.0

@@ -39,8 +39,8 @@ from bench.quality_data import (
 from bench.quality_models import Perceptron, ResidualNet
 from bench.quality_tasks import Classification, NextToken, QualityTask
 from bench.record import record
-from ray_autolrs.cluster.comparison import Trial, run_trial
-from ray_autolrs.report.run_record import RunRecord
+from ray_autolrs.comparison.record import RunRecord
+from ray_autolrs.comparison.runs import Trial, run_trial
 from ray_autolrs.workloads.small_images import Part
 
 METHODS = ("autolrs", "wsd", "cosine", "schedule_free_long_warmup")

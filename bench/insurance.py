@@ -25,10 +25,10 @@ from bench.quality_lrs import LEARNING_RATES
 from bench.quality_tasks import HELD_OUT, TASKS
 from bench.record import record
 from ray_autolrs.algorithm import insurance
-from ray_autolrs.algorithm.bracket import BracketStrategy
-from ray_autolrs.cluster.comparison import train_autolrs
+from ray_autolrs.algorithm.search.bracket import BracketStrategy
+from ray_autolrs.comparison.record import RunRecord
+from ray_autolrs.comparison.runs import train_autolrs
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.report.run_record import RunRecord
 
 NEVER = insurance.LAST_RESEARCHED_STAGE + 1
 

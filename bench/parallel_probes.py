@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from ray_autolrs import AutoLRSConfig, TrainingTask
-from ray_autolrs.algorithm.messages import Apply, Probe, Ready
+from ray_autolrs.algorithm.stages.messages import Apply, Probe, Ready
 from ray_autolrs.cluster.lane_choice import LaneChoice
 from ray_autolrs.cluster.probe_actor import ProbePool, SnapshotShelf
 from ray_autolrs.cluster.ray_run import RemoteConductor, start_beside_driver

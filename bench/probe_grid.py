@@ -27,17 +27,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.quality_lrs import LEARNING_RATES
 from bench.quality_tasks import HELD_OUT, TASKS
 from bench.record import record
-from ray_autolrs.algorithm.bracket import RUNG, TEMPERATURE
-from ray_autolrs.algorithm.decays import Trapezoid
-from ray_autolrs.algorithm.first_search import weighted_mean_lr
-from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.midpoints import log_midpoints
-from ray_autolrs.algorithm.segments import Segment
-from ray_autolrs.algorithm.strategy import Observation
+from ray_autolrs.algorithm.forecast.exponential import Forecast
+from ray_autolrs.algorithm.schedules.decays import Trapezoid
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.search.bracket import RUNG, TEMPERATURE
+from ray_autolrs.algorithm.search.first_search import weighted_mean_lr
+from ray_autolrs.algorithm.search.midpoints import log_midpoints
+from ray_autolrs.algorithm.search.strategy import Observation
+from ray_autolrs.comparison.plain_training import PlainRun
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.training.averaging import ScheduleFree
-from ray_autolrs.workloads.plain_training import PlainRun
 
 BEST = {"cnn": 0.13, "cnn256": 0.6, "mlp": 0.0028, "lm": 0.006, "translation": 0.0095, "vit": 0.005}
 WORST_LOSS = 10.0

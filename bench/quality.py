@@ -32,8 +32,8 @@ from bench.quality_runs import (
 )
 from bench.quality_table import page
 from bench.quality_tasks import TASKS
-from ray_autolrs.cluster.comparison import METHODS
-from ray_autolrs.report.comparison import markdown
+from ray_autolrs.comparison.runs import METHODS
+from ray_autolrs.comparison.table import markdown
 
 PAGE = Path(__file__).parent / "quality.md"
 

@@ -18,8 +18,8 @@ import torch
 
 from bench.quality_lrs import LEARNING_RATES
 from bench.quality_tasks import TASKS
-from ray_autolrs.cluster.comparison import Trial, plan_trials, run_trial
-from ray_autolrs.report.run_record import RunRecord
+from ray_autolrs.comparison.record import RunRecord
+from ray_autolrs.comparison.runs import Trial, plan_trials, run_trial
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 
@@ -54,7 +54,7 @@ def plan(
 
     Args:
         tasks: names in ``TASKS``.
-        methods: names in :data:`ray_autolrs.cluster.comparison.METHODS`.
+        methods: names in :data:`ray_autolrs.comparison.runs.METHODS`.
         seeds: of each run.
         steps: applied steps of a run.
         lrs: replace the rivals' grid; a method that finds its learning rate has none.

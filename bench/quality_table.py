@@ -12,15 +12,15 @@ from scipy import stats
 
 from bench.quality_runs import Records
 from bench.quality_tasks import HELD_OUT, TASKS
-from ray_autolrs.cluster.comparison import OURS
-from ray_autolrs.report.comparison import (
+from ray_autolrs.comparison.record import RunRecord, steps_to
+from ray_autolrs.comparison.runs import OURS
+from ray_autolrs.comparison.table import (
     TunedMethod,
     at_best_evaluation,
     cell,
     markdown,
     tuned_methods,
 )
-from ray_autolrs.report.run_record import RunRecord, steps_to
 
 METHOD = "autolrs"
 REFERENCE = "cosine"

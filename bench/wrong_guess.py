@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.averaging_grid import LRS
 from bench.quality_tasks import TASKS
 from bench.record import record
-from ray_autolrs.cluster.comparison import train_autolrs
+from ray_autolrs.comparison.runs import train_autolrs
 from ray_autolrs.config import AutoLRSConfig
 
 

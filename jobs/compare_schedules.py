@@ -24,8 +24,8 @@ import numpy as np
 import ray
 
 from ray_autolrs import TrainingTask
-from ray_autolrs.cluster.comparison import METHODS, plan_trials, run_on_tune
-from ray_autolrs.report.comparison import write_comparison
+from ray_autolrs.comparison.runs import METHODS, plan_trials, run_on_tune
+from ray_autolrs.comparison.table import write_comparison
 
 GRID_POINTS = 5
 """LRs of a rival where none are given, spread evenly over the interval's logarithm."""

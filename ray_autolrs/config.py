@@ -97,7 +97,7 @@ class AutoLRSConfig:
     on each side, and the weighted mean of these three is taken. ``"halving"``: six LRs, and the
     best three again for longer. After either, a later stage is searched only where another LR is
     forecast to gain more than the forecast's error and the probe's cost
-    (:mod:`ray_autolrs.algorithm.insurance`). ``"gaussian_process"``: the paper's, at each stage.
+    (:mod:`ray_autolrs.algorithm.search.research`). ``"gaussian_process"``: the paper's, at each stage.
     ``"midpoints"``: at each stage, LRs spread over the interval, then halving the distance around
     the best."""
 

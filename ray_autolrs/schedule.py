@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.segments import Segment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

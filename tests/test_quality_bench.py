@@ -21,8 +21,8 @@ from bench.quality_lrs import LEARNING_RATES
 from bench.quality_runs import Records, make_runs, plan, plan_tuned, read_records
 from bench.quality_table import Mean, page, speedups
 from bench.quality_tasks import HELD_OUT, TASKS
-from ray_autolrs.report.comparison import tuned_methods
-from ray_autolrs.report.run_record import RunRecord, steps_to
+from ray_autolrs.comparison.record import RunRecord, steps_to
+from ray_autolrs.comparison.table import tuned_methods
 from ray_autolrs.training.batches import take_samples
 from ray_autolrs.workloads.small_images import FASHION_DEBIAN_FOLDER
 from tests.digits_task import DigitsTask

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from ray_autolrs.algorithm.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
 from ray_autolrs.schedule import LRSchedule
 
 WARMUP = LinearWarmup(first_step=0, steps=4)

@@ -10,10 +10,10 @@ import ray
 import torch
 from ray.train import ScalingConfig
 
-from ray_autolrs.baselines.range_test import RangeTestResult, lr_range_test
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.lr_sweep import RangeTestResult, lr_range_test
 
 logger = logging.getLogger(__name__)
 

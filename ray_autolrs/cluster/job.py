@@ -16,10 +16,10 @@ from ray.train import RunConfig, ScalingConfig
 from tokenizers import Tokenizer
 from torch import nn
 
-from ray_autolrs.algorithm.messages import Apply
-from ray_autolrs.algorithm.rules import planned_probe_steps
-from ray_autolrs.algorithm.segments import LinearWarmup, Segment
-from ray_autolrs.algorithm.stages import plan_stages
+from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.schedules.stage_plan import plan_stages
+from ray_autolrs.algorithm.stages.messages import Apply
+from ray_autolrs.algorithm.stages.rules import planned_probe_steps
 from ray_autolrs.cluster.checks import check_cluster
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.trainer import AutoLRSTrainer

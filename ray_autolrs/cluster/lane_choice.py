@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ray_autolrs.algorithm.rules import most_parallel_probes
+from ray_autolrs.algorithm.stages.rules import most_parallel_probes
 from ray_autolrs.config import AutoLRSConfig
 
 LaneKind = Literal["sequential", "workers", "actors"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ray_autolrs.algorithm.messages import Probe
+from ray_autolrs.algorithm.stages.messages import Probe
 
 
 @dataclass(frozen=True, slots=True)

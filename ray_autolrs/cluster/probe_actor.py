@@ -22,8 +22,8 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ray_autolrs.algorithm.messages import Probe, ProbeDone
-from ray_autolrs.algorithm.records import Record
+from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
+from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.background import Background
 from ray_autolrs.cluster.lane_choice import LaneChoice
 from ray_autolrs.cluster.leases import Assignment, Idle, Over

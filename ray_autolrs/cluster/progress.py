@@ -14,8 +14,8 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ray_autolrs.algorithm.messages import Apply
-from ray_autolrs.algorithm.records import Record
+from ray_autolrs.algorithm.stages.messages import Apply
+from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.background import Background
 from ray_autolrs.cluster.search_actor import Status, describe_command
 from ray_autolrs.report.costs import count_costs

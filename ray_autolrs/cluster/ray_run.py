@@ -19,9 +19,9 @@ from ray.exceptions import RayTaskError
 from ray.train import Checkpoint, RunConfig, ScalingConfig, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_autolrs.algorithm.messages import Command, Event, ProbeDone
-from ray_autolrs.algorithm.records import Record
-from ray_autolrs.algorithm.stage_search import SearchFailedError
+from ray_autolrs.algorithm.stages.messages import Command, Event, ProbeDone
+from ray_autolrs.algorithm.stages.records import Record
+from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.checks import check_workers, cluster_resources, resource_limits
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lane_choice import LaneChoice, choose_lanes

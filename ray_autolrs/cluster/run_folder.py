@@ -15,7 +15,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from ray_autolrs.algorithm.records import Record
+from ray_autolrs.algorithm.stages.records import Record
 
 CONFIG_FILE = "config.json"
 EVENTS_FILE = "events.jsonl"

@@ -14,8 +14,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-from ray_autolrs.algorithm.machine import advance, outstanding
-from ray_autolrs.algorithm.messages import (
+from ray_autolrs.algorithm.stages.machine import advance, outstanding
+from ray_autolrs.algorithm.stages.messages import (
     Apply,
     Command,
     Event,
@@ -25,9 +25,9 @@ from ray_autolrs.algorithm.messages import (
     ProbeDone,
     Ready,
 )
-from ray_autolrs.algorithm.phases import Applying, Finished, Probing, RunState
-from ray_autolrs.algorithm.records import Record, choice_record, event_record, replay
-from ray_autolrs.algorithm.rules import rules_of
+from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
+from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
+from ray_autolrs.algorithm.stages.rules import rules_of
 from ray_autolrs.cluster.leases import Assignment, Idle, Leases, Over
 from ray_autolrs.cluster.run_folder import SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.config import AutoLRSConfig

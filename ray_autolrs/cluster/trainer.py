@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.train import Checkpoint, RunConfig, ScalingConfig
 
-from ray_autolrs.algorithm.records import Record
+from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.checks import check_cluster, check_picklable, check_workers
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval

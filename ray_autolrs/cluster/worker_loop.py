@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ray_autolrs.algorithm.messages import (
+from ray_autolrs.algorithm.stages.messages import (
     Apply,
     Command,
     Event,

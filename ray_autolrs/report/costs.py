@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ray_autolrs.algorithm.records import Record
+from ray_autolrs.algorithm.stages.records import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ray_autolrs.algorithm.records import Record
+from ray_autolrs.algorithm.stages.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_autolrs.algorithm.records import Record
+from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.report.stage_table import outcome
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_autolrs.algorithm.messages import Apply, Probe
+from ray_autolrs.algorithm.stages.messages import Apply, Probe
 from ray_autolrs.training.replica import Replica
 from ray_autolrs.training.snapshot import Snapshot
 

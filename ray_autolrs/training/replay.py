@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ray_autolrs.algorithm.segments import group_lrs
+from ray_autolrs.algorithm.schedules.segments import group_lrs
 
 
 class Replayable(Protocol):

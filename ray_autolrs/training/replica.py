@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ray_autolrs.algorithm.segments import group_lrs
+from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
 from ray_autolrs.training.averaging import NoAverage, WeightAverage
 from ray_autolrs.training.batches import to_device

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone
-from ray_autolrs.algorithm.run_shape import run_shape
-from ray_autolrs.algorithm.segments import Segment
-from ray_autolrs.algorithm.stages import validation_interval
+from ray_autolrs.algorithm.schedules.run_shape import run_shape
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.stage_plan import validation_interval
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.averaging import NoAverage, average_of

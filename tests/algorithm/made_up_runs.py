@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ray_autolrs.algorithm.forecast import Forecast
-from ray_autolrs.algorithm.machine import advance, outstanding
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone, Ready
-from ray_autolrs.algorithm.phases import Finished, RunState
-from ray_autolrs.algorithm.stages import Stage
-from ray_autolrs.algorithm.strategy import Observation, StageContext
+from ray_autolrs.algorithm.forecast.exponential import Forecast
+from ray_autolrs.algorithm.schedules.stage_plan import Stage
+from ray_autolrs.algorithm.search.strategy import Observation, StageContext
+from ray_autolrs.algorithm.stages.machine import advance, outstanding
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone, Ready
+from ray_autolrs.algorithm.stages.phases import Finished, RunState
 from ray_autolrs.config import AutoLRSConfig
 
 GUESS = {"lr_min": None, "lr_max": None, "first_lr": 0.1}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from ray_autolrs.algorithm.shapes import Shape
+from ray_autolrs.algorithm.schedules.shapes import Shape
 
 PEAK = 0.5
 

@@ -11,7 +11,7 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
-from ray_autolrs.algorithm.rules import planned_probe_steps
+from ray_autolrs.algorithm.stages.rules import planned_probe_steps
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import DigitsTask
 

@@ -14,11 +14,11 @@ from ray.train import RunConfig, ScalingConfig
 from torch import Tensor, nn
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
-from ray_autolrs.baselines.range_test import lr_range_test
 from ray_autolrs.cluster import interval
 from ray_autolrs.cluster.interval import RANGE_TEST_FILE, range_test_steps, with_interval
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.training.lr_sweep import lr_range_test
 from tests.digits_task import DigitsTask
 
 CONFIG = AutoLRSConfig(total_steps=100, lr_min=None, lr_max=None, probe_steps=8)

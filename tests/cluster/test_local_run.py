@@ -11,7 +11,7 @@ from ray.train import RunConfig, ScalingConfig
 from torch import nn
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, LRSchedule
-from ray_autolrs.algorithm.stage_search import SearchFailedError
+from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.report.stage_table import stage_table
 from tests.digits_task import DigitsTask, short_config

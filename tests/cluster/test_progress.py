@@ -5,8 +5,8 @@ import logging
 import sys
 import time
 
-from ray_autolrs.algorithm.messages import Apply, Probe
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.stages.messages import Apply, Probe
 from ray_autolrs.cluster.progress import ProgressDisplay
 from ray_autolrs.cluster.search_actor import Status, describe_command
 

@@ -22,7 +22,7 @@ from ray.train import RunConfig, ScalingConfig
 from torch import nn
 
 from ray_autolrs import AutoLRSTrainer
-from ray_autolrs.algorithm.messages import Ready
+from ray_autolrs.algorithm.stages.messages import Ready
 from ray_autolrs.cluster.lane_choice import LaneChoice
 from ray_autolrs.cluster.probe_actor import ProbePool, SnapshotShelf
 from ray_autolrs.cluster.ray_run import start_beside_driver

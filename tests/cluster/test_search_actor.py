@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Finish, Probe, ProbeDone, Ready
-from ray_autolrs.algorithm.stage_search import SearchFailedError
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Finish, Probe, ProbeDone, Ready
+from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster import search_actor
 from ray_autolrs.cluster.leases import Idle, Leases, Over
 from ray_autolrs.cluster.run_folder import RunFolder

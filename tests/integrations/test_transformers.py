@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, LRSchedule
-from ray_autolrs.algorithm.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
 from ray_autolrs.integrations.transformers import TransformersTask
 from ray_autolrs.training.batches import StepBatches, epoch_order
 from ray_autolrs.training.collectives import Solo

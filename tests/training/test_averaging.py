@@ -9,8 +9,8 @@ import torch
 from schedulefree import ScheduleFreeWrapper, SGDScheduleFree
 from torch import Tensor, nn
 
-from ray_autolrs.algorithm.messages import Apply, Probe
-from ray_autolrs.algorithm.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.stages.messages import Apply, Probe
 from ray_autolrs.training.averaging import NoAverage, RunningAverage, ScheduleFree, average_of
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from ray_autolrs.training.replica import Replica

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone
-from ray_autolrs.algorithm.run_shape import run_shape
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.run_shape import run_shape
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.training.worker import Worker
 from tests.training.test_averaging import averages
 from tests.training.toy import ToyTask, assert_same, make_worker, state_of

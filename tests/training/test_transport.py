@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ray_autolrs.algorithm.messages import Probe
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.stages.messages import Probe
 from ray_autolrs.training.collectives import Solo
 from ray_autolrs.training.lone_lanes import lone_lane_obstacle
 from ray_autolrs.training.snapshot import Snapshot

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing.spawn import start_processes
 
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.training.collectives import Group, ProcessGroup, Solo
 from ray_autolrs.training.worker import Worker
 from tests.training.toy import (

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ray_autolrs.algorithm.messages import Apply, ApplyDone, Probe, ProbeDone
-from ray_autolrs.algorithm.run_shape import run_shape
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.run_shape import run_shape
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.worker import Worker
 from tests.training.test_two_workers import start_workers

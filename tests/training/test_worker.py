@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ray_autolrs.algorithm.messages import Apply, Probe
-from ray_autolrs.algorithm.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.stages.messages import Apply, Probe
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.worker import Worker

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from ray_autolrs.algorithm.segments import Segment
+from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Group, Solo

@@ -1,0 +1,1 @@
+"""What a probe promises: from a loss series to a predicted loss."""

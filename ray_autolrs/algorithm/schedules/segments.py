@@ -1,0 +1,127 @@
+"""A learning-rate schedule as a list of segments, each a multiplier times a shape.
+
+Symbols
+    η   learning rate (LR) of the first parameter group at a step
+    m   multiplier: the LR that a search chose
+    s   shape: a factor in [0, 1] that depends on the step alone
+        (:mod:`ray_autolrs.algorithm.schedules.shapes`)
+
+    η(step) = m · s(step)
+
+The paper's shape is constant, so its schedule is piecewise constant. Steps count from 0 and
+are applied optimizer steps: the LR of a step is the one its update is made with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_autolrs.algorithm.schedules.cycles import CosineRestarts, Cyclic, OneCycle
+from ray_autolrs.algorithm.schedules.decays import (
+    Cosine,
+    InverseSqrt,
+    Linear,
+    MultiStep,
+    Polynomial,
+    Trapezoid,
+    WarmupStableDecay,
+)
+from ray_autolrs.algorithm.schedules.shapes import Constant, LinearWarmup, Shape
+
+__all__ = ["SHAPES", "Constant", "LinearWarmup", "Segment", "Shape", "group_lrs"]
+
+SHAPES: dict[str, type[Shape]] = {
+    shape.name: shape
+    for shape in (
+        Constant,
+        LinearWarmup,
+        Linear,
+        Cosine,
+        Polynomial,
+        WarmupStableDecay,
+        Trapezoid,
+        InverseSqrt,
+        MultiStep,
+        OneCycle,
+        Cyclic,
+        CosineRestarts,
+    )
+}
+"""Every shape, by the name that stands in a saved schedule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The LR of a range of steps.
+
+    Attributes:
+        first_step: first applied step that the segment holds.
+        last_step: last applied step that it holds.
+        multiplier: the LR that the shape is multiplied with.
+        shape: factor of the step.
+    """
+
+    first_step: int
+    last_step: int
+    multiplier: float
+    shape: Shape = field(default=Constant())
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that the segment holds."""
+        return self.last_step - self.first_step + 1
+
+    def lr_at(self, step: int) -> float:
+        """Return the LR of the first parameter group at ``step``, which the segment holds."""
+        assert self.first_step <= step <= self.last_step, (step, self)
+        return self.multiplier * self.shape.factor(step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the segment as JSON values."""
+        return {
+            "first_step": self.first_step,
+            "last_step": self.last_step,
+            "multiplier": self.multiplier,
+            "shape": {"name": self.shape.name} | dataclasses.asdict(self.shape),  # type: ignore[call-overload]
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Segment:
+        """Build a segment from :meth:`to_dict`'s result.
+
+        Raises:
+            ValueError: the shape's name is unknown, or a field is missing or unknown.
+        """
+        try:
+            shape_fields = dict(values["shape"])
+            shape_name = shape_fields.pop("name")
+            if shape_name not in SHAPES:
+                raise ValueError(
+                    f"shape {shape_name!r} is unknown; the shapes are {sorted(SHAPES)}"
+                )
+            fields = {key: value for key, value in values.items() if key != "shape"}
+            return cls(**fields, shape=SHAPES[shape_name](**shape_fields))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{values!r} is not a segment: it needs first_step, last_step, multiplier and shape"
+            ) from error
+
+
+def group_lrs(lr: float, initial_lrs: Sequence[float]) -> list[float]:
+    """Return the LR of each parameter group for an LR of the first one.
+
+    The groups keep the ratio that the user's optimizer gave them. The first group gets ``lr``
+    to the last bit, so that a replay repeats a run exactly.
+
+    Args:
+        lr: LR of the first group.
+        initial_lrs: the groups' LRs as the user built them; the first is not zero.
+
+    >>> group_lrs(0.5, [0.1, 0.2])
+    [0.5, 1.0]
+    """
+    reference = initial_lrs[0]
+    return [lr * (initial_lr / reference) for initial_lr in initial_lrs]

@@ -1,0 +1,1 @@
+"""Strategies: which learning rates a stage tries, and which one it applies."""

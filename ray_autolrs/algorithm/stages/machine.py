@@ -1,0 +1,241 @@
+"""The stage machine: which command follows which event.
+
+A run is warm-up, then for each stage its probes and its application. Each phase is a frozen
+value, and :func:`advance` is the only way from one to the next; it has no side effects, so a
+run can be replayed from its events. Which probes a stage makes and what is applied comes from a
+:class:`~ray_autolrs.algorithm.search.strategy.SearchStrategy`; the machine does not know its inside.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ray_autolrs.algorithm.schedules.decays import Trapezoid
+from ray_autolrs.algorithm.schedules.run_shape import is_falling
+from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.schedules.stage_plan import Stage, last_stage, next_stage
+from ray_autolrs.algorithm.search.strategy import Observation
+from ray_autolrs.algorithm.stages.messages import (
+    Apply,
+    ApplyDone,
+    Command,
+    Event,
+    Finish,
+    FinishRequested,
+    Probe,
+    ProbeDone,
+    Ready,
+)
+from ray_autolrs.algorithm.stages.phases import (
+    Applying,
+    Finished,
+    Phase,
+    Probing,
+    RunState,
+    Starting,
+    WarmingUp,
+)
+from ray_autolrs.algorithm.stages.stage_search import (
+    Rules,
+    SearchFailedError,
+    choose_another,
+    search_on,
+    stage_context,
+)
+
+
+def advance(rules: Rules, state: RunState, event: Event) -> tuple[RunState, tuple[Command, ...]]:
+    """Return the state after an event, and the commands that it calls for.
+
+    An event that was told before is accepted and calls for nothing: a message may be sent
+    again after a failure.
+
+    Raises:
+        SearchFailedError: all probes of a stage diverged, or all that were applied did.
+    """
+    match event:
+        case Ready():
+            return _ready(rules, state, event)
+        case ProbeDone():
+            return _probe_done(rules, state, event)
+        case ApplyDone():
+            return _apply_done(rules, state, event)
+        case FinishRequested():
+            return _finish_requested(state), ()
+
+
+def _finish_requested(state: RunState) -> RunState:
+    """Note the stage under way: a run that is set back to an earlier one goes through it again."""
+    if state.ending is not None:
+        return state
+    match state.phase:
+        case Probing(stage) | Applying(stage):
+            return replace(state, ending=stage.number)
+        case _:
+            return replace(state, ending=1)
+
+
+def outstanding(state: RunState) -> tuple[Command, ...]:
+    """Return the commands that were given and not answered, in the order given."""
+    phase = state.phase
+    match phase:
+        case Starting():
+            return ()
+        case WarmingUp(segment):
+            return (Apply(stage=0, segment=segment),)
+        case Probing(stage, asked, results):
+            answered = {result.index for result in results}
+            return tuple(
+                _probe_command(phase, index) for index in range(len(asked)) if index not in answered
+            )
+        case Applying(stage, segment, best=best):
+            return (Apply(stage=stage.number, segment=segment, best=best),)
+        case Finished():
+            return (Finish(),)
+
+
+def _ready(rules: Rules, state: RunState, event: Ready) -> tuple[RunState, tuple[Command, ...]]:
+    """Start the run, or go back to the stage that the workers' checkpoint was taken at."""
+    if isinstance(state.phase, Starting):
+        assert event.step == 0, event
+        return _start(rules, state)
+    rewound = _rewind(state, event.step)
+    return rewound, outstanding(rewound)
+
+
+def _start(rules: Rules, state: RunState) -> tuple[RunState, tuple[Command, ...]]:
+    config = rules.config
+    steps = config.resolved_warmup_steps
+    if steps == 0 or not config.warmup_is_applied_first:
+        return _open_stage(rules, state, previous=None)
+    segment = Segment(
+        first_step=0,
+        last_step=steps - 1,
+        multiplier=config.resolved_warmup_lr,
+        shape=LinearWarmup(first_step=0, steps=steps),
+    )
+    state = replace(state, phase=WarmingUp(segment))
+    return state, outstanding(state)
+
+
+def _open_stage(
+    rules: Rules, state: RunState, previous: Stage | None
+) -> tuple[RunState, tuple[Command, ...]]:
+    if (
+        rules.config.total_steps is None
+        and previous is not None
+        and state.ending is not None
+        and previous.number >= state.ending
+    ):
+        return _close(rules, state, previous)
+    stage = next_stage(rules.config, previous)
+    if stage is None:
+        state = replace(state, phase=Finished())
+    else:
+        state = search_on(rules, state, Probing(stage))
+    return state, outstanding(state)
+
+
+def _close(rules: Rules, state: RunState, previous: Stage) -> tuple[RunState, tuple[Command, ...]]:
+    """Go on to the last stage of a run without a known end, or end it."""
+    stage = last_stage(rules.config, previous)
+    last = state.past[-1]
+    is_closed = isinstance(last, Applying) and is_falling(last.segment.shape)
+    if stage is None or is_closed:
+        state = replace(state, phase=Finished())
+    else:
+        shape = Trapezoid(stage.first_step, stage.steps, 0, stage.steps)
+        segment = Segment(stage.first_step, stage.last_step, last.segment.multiplier, shape)
+        state = replace(state, phase=Applying(stage, segment, ()))
+    return state, outstanding(state)
+
+
+def _probe_command(phase: Probing, index: int) -> Probe:
+    stage, candidate = phase.stage, phase.asked[index]
+    return Probe(
+        stage=stage.number,
+        index=index,
+        segment=candidate.segment(stage.first_step),
+        evals=candidate.evals,
+        best=phase.best,
+    )
+
+
+def _probe_done(
+    rules: Rules, state: RunState, event: ProbeDone
+) -> tuple[RunState, tuple[Command, ...]]:
+    phase = state.phase
+    told_before = (
+        not isinstance(phase, Probing)
+        or phase.stage.number != event.stage
+        # A probe that was asked before a restart, and has not been asked again.
+        or event.index >= len(phase.asked)
+        or any(result.index == event.index for result in phase.results)
+    )
+    if told_before:
+        return state, ()
+    assert isinstance(phase, Probing)
+    if math.isnan(state.initial_loss):
+        state = replace(state, initial_loss=event.first_loss)
+    candidate = phase.asked[event.index]
+    forecast = None
+    losses: tuple[float, ...] = ()
+    if not event.diverged:
+        context = stage_context(state, phase.stage)
+        forecast = rules.strategy.judge(context, candidate, event.losses)
+        losses = event.training_losses if candidate.evals else event.losses
+    result = Observation(event.index, candidate.lr, forecast, candidate.shape, losses)
+    before = len(phase.asked)
+    state = search_on(rules, state, replace(phase, results=(*phase.results, result)))
+    if isinstance(state.phase, Probing):
+        new = range(before, len(state.phase.asked))
+        return state, tuple(_probe_command(state.phase, index) for index in new)
+    return state, outstanding(state)
+
+
+def _apply_done(
+    rules: Rules, state: RunState, event: ApplyDone
+) -> tuple[RunState, tuple[Command, ...]]:
+    match state.phase:
+        case WarmingUp() as phase if event.stage == 0:
+            if event.diverged:
+                raise SearchFailedError(
+                    f"the warm-up to LR {phase.segment.multiplier:.3g} diverged: lower warmup_lr"
+                )
+            past = (*state.past, phase)
+            state = replace(state, past=past, initial_loss=event.losses[0])
+            return _open_stage(rules, state, previous=None)
+        case Applying(stage, segment) as phase if (event.stage, event.lr) == (
+            stage.number,
+            segment.multiplier,
+        ):
+            if event.diverged:
+                state = replace(state, phase=choose_another(rules, state, phase))
+                return state, outstanding(state)
+            applied = replace(phase, losses=event.losses)
+            state = replace(state, past=(*state.past, applied))
+            return _open_stage(rules, state, previous=stage)
+        case _:
+            return state, ()
+
+
+def _rewind(state: RunState, step: int) -> RunState:
+    """Return the state at the start of the phase that begins at ``step``, results kept."""
+    phases = (*state.past, state.phase)
+    for place, phase in enumerate(phases):
+        if _first_step(phase, state) == step:
+            return replace(state, phase=phase, past=state.past[:place])
+    raise AssertionError(f"no phase begins at step {step}: {phases}")
+
+
+def _first_step(phase: Phase, state: RunState) -> int:
+    match phase:
+        case Starting():
+            return 0
+        case WarmingUp(segment) | Applying(segment=segment):
+            return segment.first_step
+        case Probing(stage):
+            return stage.first_step
+        case Finished():
+            return state.past[-1].segment.last_step + 1

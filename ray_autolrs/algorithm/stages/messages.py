@@ -1,0 +1,135 @@
+"""What the stage machine tells the training loop, and what it is told back.
+
+Commands and events are small frozen values. They cross process borders, so they hold plain
+numbers only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_autolrs.algorithm.schedules.segments import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Restore the stage's snapshot, train with ``segment``'s LR, and tell the losses.
+
+    Attributes:
+        stage: number of the stage, from 1.
+        index: number of the probe in its stage, from 0, in the order asked.
+        segment: LR of each step of the probe; its first step is the snapshot's step.
+        evals: validation losses to take evenly over the probe and to tell; 0 tells the training
+            loss of each step.
+        best: index of the probe that promises most so far, whose state at its end may be kept;
+            None if there is none.
+    """
+
+    stage: int
+    index: int
+    segment: Segment
+    evals: int = 0
+    best: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the probe."""
+        return self.segment.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Restore the stage's snapshot and train with ``segment``'s LR, for good.
+
+    Attributes:
+        stage: number of the stage, from 1; 0 is the warm-up.
+        segment: LR of each step of the stage.
+        best: index of the stage's probe whose LRs the segment begins with, so that a kept state
+            of its end may be gone on from; None if there is none.
+    """
+
+    stage: int
+    segment: Segment
+    best: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return self.segment.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last stage is applied: save the model and end."""
+
+
+Command = Probe | Apply | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The workers hold a snapshot taken before applied step ``step``: a start or a restart."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeDone:
+    """A probe ended.
+
+    Attributes:
+        stage: as in the command.
+        index: as in the command.
+        losses: one training loss for each step, or the validation losses; a diverged probe
+            tells what it took before it ended, and that may hold values that are not finite.
+        diverged: a loss was not finite, and the probe ended early.
+        steps: optimizer steps taken.
+        wall_s: seconds from restore to the last loss.
+        first_loss: training loss of the first step, taken before any update.
+        forward_steps: forward passes without a gradient, as a number of steps: those over
+            validation samples and for BatchNorm's statistics, each a third of a training pass.
+        training_losses: one training loss for each step, where ``losses`` are validation losses.
+    """
+
+    stage: int
+    index: int
+    losses: tuple[float, ...]
+    diverged: bool
+    steps: int
+    wall_s: float
+    first_loss: float
+    forward_steps: float = 0.0
+    training_losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyDone:
+    """A stage was applied.
+
+    Attributes:
+        stage: as in the command.
+        lr: the multiplier of the command's segment; a stage that diverges is applied again with
+            another.
+        losses: one training loss for each step taken.
+        diverged: a loss was not finite, and the stage ended early.
+        wall_s: seconds from restore to the last step, evaluations included.
+        evaluations: validation means as (applied steps done, name of the value, value).
+        reused_steps: the first of its steps, which were not taken again, because the probe with
+            the same LRs had taken them.
+    """
+
+    stage: int
+    lr: float
+    losses: tuple[float, ...]
+    diverged: bool
+    wall_s: float
+    evaluations: tuple[tuple[int, str, float], ...] = field(default=())
+    reused_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRequested:
+    """The user wants a run without a known end to end after the stage that is being trained."""
+
+
+Event = Ready | ProbeDone | ApplyDone | FinishRequested

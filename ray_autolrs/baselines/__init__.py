@@ -1,1 +1,0 @@
-"""What people do without AutoLRS: schedules tuned by hand, and the LR range test."""

@@ -1,0 +1,1 @@
+"""AutoLRS beside what people do without it: baselines, plain training, runs and their table."""
