@@ -20,10 +20,10 @@ from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
 from ray_autolrs.algorithm.schedules.stage_plan import plan_stages
 from ray_autolrs.algorithm.stages.messages import Apply
 from ray_autolrs.algorithm.stages.rules import planned_probe_steps
+from ray_autolrs.cluster.checkpoints import MODEL_FILE
 from ray_autolrs.cluster.checks import check_cluster
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.trainer import AutoLRSTrainer
-from ray_autolrs.cluster.worker_loop import MODEL_FILE
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.report.stage_table import stage_table
 from ray_autolrs.task import Precision, TrainingTask

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
@@ -28,15 +29,12 @@ from ray_autolrs.algorithm.stages.messages import (
 from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
 from ray_autolrs.algorithm.stages.rules import rules_of
-from ray_autolrs.cluster.leases import Assignment, Idle, Leases, Over
+from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leases, Over
 from ray_autolrs.cluster.run_folder import SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 
 logger = logging.getLogger(__name__)
-
-WORKER_LANE = "worker-"
-"""Lanes whose name begins so are training workers; they are lost and start together."""
 
 PULL_TIMEOUT_S = 2.0
 """Longest wait for a probe before a lane is told to ask again."""
@@ -55,6 +53,19 @@ class Status:
     command: Command | None = None
     steps_done: int = 0
     loss: float = float("nan")
+
+
+class SearchLine(Protocol):
+    """What the training workers call of a search actor, which may be in another process."""
+
+    def exchange(self, event: Event | None) -> Command:
+        """Tell an event, or nothing, and return the next command. Rank 0 calls it."""
+
+    def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
+        """Tell what a lane has run, and return what it is to run next."""
+
+    def heartbeat(self, steps_done: int, loss: float) -> None:
+        """Tell the progress of the current command; does not wait. Rank 0 calls it."""
 
 
 class SearchActor:

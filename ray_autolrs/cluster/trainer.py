@@ -15,10 +15,10 @@ from ray.train import Checkpoint, RunConfig, ScalingConfig
 
 from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.checks import check_cluster, check_picklable, check_workers
+from ray_autolrs.cluster.conductor import run_on_ray
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
 from ray_autolrs.cluster.local_run import run_locally
-from ray_autolrs.cluster.ray_run import run_on_ray
 from ray_autolrs.cluster.run_folder import (
     CONFIG_FILE,
     EVENTS_FILE,

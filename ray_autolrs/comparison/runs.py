@@ -18,8 +18,8 @@ from ray import tune
 from ray.train import RunConfig, ScalingConfig
 
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
+from ray_autolrs.cluster.checkpoints import MODEL_FILE
 from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
-from ray_autolrs.cluster.worker_loop import MODEL_FILE
 from ray_autolrs.comparison.plain_training import EVALUATIONS
 from ray_autolrs.comparison.record import RunRecord
 from ray_autolrs.comparison.rivals import PRODIGY_LR, RIVALS, train_rival

@@ -13,7 +13,7 @@ import pytest
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Finish, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster import search_actor
-from ray_autolrs.cluster.leases import Idle, Leases, Over
+from ray_autolrs.cluster.lanes.leases import Idle, Leases, Over
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import short_config

@@ -73,7 +73,7 @@ def test_local_run_has_no_lanes(tmp_path, probe_lanes):
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(name="run", storage_path=str(tmp_path)),
     )
-    with pytest.raises(ValueError, match=f"probe_lanes='{probe_lanes}' needs Ray workers"):
+    with pytest.raises(ValueError, match=f"lanes.kind='{probe_lanes}' needs Ray workers"):
         trainer.fit()
 
 

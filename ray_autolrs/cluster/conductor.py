@@ -1,14 +1,10 @@
-"""A run on Ray: one search actor, one Ray Train worker group for the whole run, probe actors."""
+"""A run on Ray: it starts, watches and ends the search actor, the workers and their lanes."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -16,44 +12,42 @@ import ray.train
 import ray.train.torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
-from ray.train import Checkpoint, RunConfig, ScalingConfig, WorkerGroupError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 
 from ray_autolrs.algorithm.stages.messages import Command, Event, ProbeDone
 from ray_autolrs.algorithm.stages.records import Record
+from ray_autolrs.algorithm.stages.rules import most_parallel_probes
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
+from ray_autolrs.cluster.checkpoints import TrainCheckpoints
 from ray_autolrs.cluster.checks import check_workers, cluster_resources, resource_limits
+from ray_autolrs.cluster.driver_actor import start_beside_driver
 from ray_autolrs.cluster.finishing import FinishRelay
-from ray_autolrs.cluster.lane_choice import LaneChoice, choose_lanes
-from ray_autolrs.cluster.leases import Assignment
-from ray_autolrs.cluster.probe_actor import ProbePool, SnapshotShelf
+from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
+from ray_autolrs.cluster.lanes.lane import LaneRun
+from ray_autolrs.cluster.lanes.leases import Assignment
 from ray_autolrs.cluster.progress import ProgressDisplay
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor, Status
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.lanes import Lanes
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import ProcessGroup, Solo
-from ray_autolrs.training.transport import PackedState
 
 logger = logging.getLogger(__name__)
-
-MOST_CALLERS = 256
-"""Calls that the search actor answers at the same time: its lanes, and a few more."""
 
 ANSWER_TIMEOUT_S = 600.0
 """Longest wait for the search actor's answer. It needs under a second; a restart, some more."""
 
 
-class RemoteConductor:
-    """The line to a search actor in another process, and to the shelf of snapshots.
+class RemoteSearch:
+    """The line to a search actor in another process.
 
     Each call that waits raises ``TimeoutError`` after ``ANSWER_TIMEOUT_S``.
     """
 
-    def __init__(self, actor: ActorHandle[Any], shelf: ActorHandle[Any] | None) -> None:
+    def __init__(self, actor: ActorHandle[Any]) -> None:
         self._actor = actor
-        self._shelf = shelf
 
     def exchange(self, event: Event | None) -> Command:
         """Tell an event, and wait for the next command."""
@@ -76,11 +70,6 @@ class RemoteConductor:
         answer = _answer(self._actor.poll.remote(first_record))
         return cast("tuple[list[Record], Status]", answer)
 
-    def publish(self, step: int, snapshot: PackedState) -> None:
-        """Put a snapshot into the object store, once, and let the shelf take it over."""
-        assert self._shelf is not None, "a snapshot is published for probe actors only"
-        self._shelf.offer.remote(step, [ray.put(snapshot)])
-
 
 def _answer(reference: ray.ObjectRef[Any]) -> Any:
     try:
@@ -90,25 +79,6 @@ def _answer(reference: ray.ObjectRef[Any]) -> Any:
             f"the search actor did not answer in {ANSWER_TIMEOUT_S:g} s; see its log in Ray's "
             "dashboard and the state of its node"
         ) from error
-
-
-class TrainCheckpoints:
-    """Checkpoints through Ray Train, which uploads them to the run's storage."""
-
-    @contextlib.contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        """Give a local copy of the latest checkpoint, or None."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
-
-    def save(self, folder: Path | None, step: int) -> None:
-        """Report a checkpoint; rank 0 uploads its files, and all ranks wait for it."""
-        checkpoint = Checkpoint.from_directory(folder) if folder is not None else None
-        ray.train.report({"step": step}, checkpoint=checkpoint)
 
 
 def run_on_ray(
@@ -129,34 +99,33 @@ def run_on_ray(
     num_workers = check_workers(scaling_config)
     choice = _choose_lanes(config, num_workers, scaling_config)
     logger.info(
-        "probe lanes: %s, %d at once (%s)", choice.kind, choice.parallel_probes, choice.reason
+        "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
-    search = start_beside_driver(
+    actor = start_beside_driver(
         SearchActor, f"search-{run_config.name}", config, folder, choice.parallel_probes
     )
-    shelf = None
-    pool: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if choice.actors > 0:
-        shelf = start_beside_driver(SnapshotShelf, f"snapshots-{run_config.name}")
-        pool = ProbePool(choice, task, config, num_workers, search, shelf)
-    conductor = RemoteConductor(search, shelf)
+    search = RemoteSearch(actor)
+    run = LaneRun(
+        name=str(run_config.name),
+        task=task,
+        config=config,
+        num_workers=num_workers,
+        search=actor,
+        actors=choice.actors,
+        resources_per_actor=choice.resources_per_actor,
+    )
     # Each report waits for the controller's next look at its workers, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    trainer = ray.train.torch.TorchTrainer(
-        _train_worker,
-        train_loop_config={
-            "task": task,
-            "config": config,
-            "conductor": conductor,
-            "lanes": choice.kind,
-        },
-        scaling_config=scaling_config,
-        run_config=run_config,
-    )
+    relay = FinishRelay(finish_requested, search.finish)
+    display = ProgressDisplay(search.poll, config.total_steps)
     try:
-        relay = FinishRelay(finish_requested, conductor.finish)
-        with pool, relay, ProgressDisplay(conductor.poll, config.total_steps):
-            result = trainer.fit()
+        with choice.lane.beside_workers(run) as lane, relay, display:
+            result = ray.train.torch.TorchTrainer(
+                _train_worker,
+                train_loop_config={"task": task, "config": config, "search": search, "lane": lane},
+                scaling_config=scaling_config,
+                run_config=run_config,
+            ).fit()
     except WorkerGroupError as error:
         cause = _user_error(error)
         if cause is None:
@@ -172,34 +141,18 @@ def _choose_lanes(
     total = scaling_config.total_resources
     held, limits = cluster_resources(), resource_limits()
     return choose_lanes(
-        config,
+        Lanes(
+            kind=config.probe_lanes,
+            actors=config.probe_actors,
+            resources=config.resources_per_probe_actor,
+        ),
+        most_parallel_probes(config),
         num_workers,
         {name: amount / num_workers for name, amount in total.items()},
         ray.available_resources(),  # type: ignore[no-untyped-call]
         limits,
         autoscales=limits != held,
     )
-
-
-def start_beside_driver(actor_class: type, name: str, *arguments: Any) -> ActorHandle[Any]:
-    """Start an actor on the driver's node, whose disk the run's folder may be on.
-
-    It holds no CPU, and answers many lanes at the same time: most of them wait in it.
-    """
-    node_id = ray.get_runtime_context().get_node_id()
-    handle: Any = (
-        ray.remote(actor_class)
-        .options(
-            name=f"autolrs-{name}-{uuid.uuid4().hex[:8]}",
-            num_cpus=0,
-            max_restarts=-1,
-            max_task_retries=-1,
-            max_concurrency=MOST_CALLERS,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-        )
-        .remote(*arguments)
-    )
-    return cast("ActorHandle[Any]", handle)
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
@@ -212,9 +165,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
         settings["config"],
         group,
         device,
-        settings["conductor"],
+        settings["search"],
         TrainCheckpoints(),
-        settings["lanes"],
+        settings["lane"],
     )
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from ray_autolrs.algorithm.stages.messages import Probe
 
+WORKER_LANE = "worker-"
+"""Lanes whose name begins so are training workers; they are lost and start together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Idle:

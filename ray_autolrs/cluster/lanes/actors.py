@@ -1,4 +1,4 @@
-"""Probe actors: lanes outside of the worker group, and the pool that keeps them alive."""
+"""The training workers, and probe actors on free resources: the pool that keeps them alive."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
@@ -25,14 +27,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
 from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.background import Background
-from ray_autolrs.cluster.lane_choice import LaneChoice
-from ray_autolrs.cluster.leases import Assignment, Idle, Over
-from ray_autolrs.cluster.search_actor import Status
+from ray_autolrs.cluster.driver_actor import start_beside_driver
+from ray_autolrs.cluster.lanes.lane import Lane, LaneRun
+from ray_autolrs.cluster.lanes.leases import Assignment, Idle, Over
+from ray_autolrs.cluster.lanes.workers import pull_probes
+from ray_autolrs.cluster.search_actor import SearchLine, Status
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
-from ray_autolrs.training.transport import PackedState, unpack
-from ray_autolrs.training.worker import Worker
+from ray_autolrs.training.transport import PackedState, pack, unpack
+from ray_autolrs.training.worker import Progress, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,41 @@ RELEASE_TIMEOUT_S = 30.0
 
 TAKE_TIMEOUT_S = 5.0
 """Longest wait for a stage's snapshot before a lane gives its probe back."""
+
+
+@dataclass(frozen=True)
+class Actors(Lane):
+    """Actors elsewhere in the cluster pull probes, and so do the workers.
+
+    Attributes:
+        shelf: takes a stage's snapshot over; None before the driver has started it.
+    """
+
+    shelf: ActorHandle[Any] | None = None
+
+    name = "actors"
+    has_actors = True
+
+    @staticmethod
+    def count(num_workers: int, actors: int) -> int:
+        return num_workers + actors
+
+    @contextlib.contextmanager
+    def beside_workers(self, run: LaneRun) -> Iterator[Lane]:
+        shelf = start_beside_driver(SnapshotShelf, f"snapshots-{run.name}")
+        with ProbePool(run, shelf):
+            yield Actors(shelf)
+
+    def explore(self, probe: Probe, worker: Worker, search: SearchLine, progress: Progress) -> None:
+        if worker.group.rank == 0:
+            self.publish(worker)
+        pull_probes(worker, search, progress)
+
+    def publish(self, worker: Worker) -> None:
+        """Put the stage's snapshot into the object store, once; does not wait for the shelf."""
+        assert self.shelf is not None, "the driver has started no shelf"
+        packed = pack(worker.snapshot.state_dict())
+        self.shelf.offer.remote(worker.snapshot.step, [ray.put(packed)])
 
 
 class SnapshotShelf:
@@ -108,7 +147,7 @@ class ProbeActor:
             told = None
             match assignment:
                 case Probe() if self._load(assignment.segment.first_step, shelf):
-                    told = self._worker.run_probe(assignment, _silence, alone=True)
+                    told = self._worker.run_probe(assignment, lambda steps, loss: None, alone=True)
                 case Probe():  # The shelf has lost its snapshot: the workers have theirs.
                     ray.get(search.give_back.remote(self._name))
                 case Idle():
@@ -139,20 +178,10 @@ class ProbePool(Background):
     actors held is free: a run that follows at once chooses its lanes by that.
     """
 
-    def __init__(
-        self,
-        choice: LaneChoice,
-        task: TrainingTask,
-        config: AutoLRSConfig,
-        num_workers: int,
-        search: ActorHandle[Any],
-        shelf: ActorHandle[Any],
-    ) -> None:
+    def __init__(self, run: LaneRun, shelf: ActorHandle[Any]) -> None:
         super().__init__("autolrs-probes")
-        self._choice = choice
-        self._search = search
+        self._run = run
         self._shelf = shelf
-        self._arguments = (task, config, num_workers)
         self._groups: list[PlacementGroup] = []
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._running: dict[ray.ObjectRef[None], str] = {}
@@ -201,7 +230,7 @@ class ProbePool(Background):
             self._stop.wait(0.2)
         if self._stop.is_set():
             return
-        for number in range(self._choice.actors):
+        for number in range(self._run.actors):
             if not self._stop.is_set():
                 self._start(f"actor-{number}")
         while self._running and not self._stop.is_set():
@@ -211,16 +240,17 @@ class ProbePool(Background):
 
     def _workers_are_ready(self) -> bool:
         try:
-            answer: Any = ray.get(self._search.poll.remote(0), timeout=10.0)
+            answer: Any = ray.get(self._run.search.poll.remote(0), timeout=10.0)
         except (RayActorError, GetTimeoutError):
             return False
         _, status = cast("tuple[list[Record], Status]", answer)
         return status.command is not None
 
     def _start(self, name: str) -> None:
-        group = placement_group([self._choice.resources_per_actor])
+        run = self._run
+        group = placement_group([run.resources_per_actor])
         self._groups.append(group)
-        resources = dict(self._choice.resources_per_actor)
+        resources = dict(run.resources_per_actor)
         options: dict[str, Any] = {
             "num_cpus": resources.pop("CPU", 0),
             "num_gpus": resources.pop("GPU", 0),
@@ -228,13 +258,17 @@ class ProbePool(Background):
             "max_restarts": -1,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group),
         }
-        actor = ray.remote(ProbeActor).options(**options).remote(name, *self._arguments)
+        actor = (
+            ray.remote(ProbeActor)
+            .options(**options)
+            .remote(name, run.task, run.config, run.num_workers)
+        )
         self._actors[name] = cast("ActorHandle[Any]", actor)
         self._failures[name] = 0
-        self._run(name)
+        self._send(name)
 
-    def _run(self, name: str) -> None:
-        self._running[self._actors[name].run.remote(self._search, self._shelf)] = name
+    def _send(self, name: str) -> None:
+        self._running[self._actors[name].run.remote(self._run.search, self._shelf)] = name
 
     def _look_at(self, reference: ray.ObjectRef[None], name: str) -> None:
         """See why a lane ended; unless the run is over, pass its probe on and start it again."""
@@ -248,11 +282,11 @@ class ProbePool(Background):
             # Ray does not start an actor again that could not be built, or was ended by hand.
             is_gone = isinstance(error, ActorDiedError)
             self._failures[name] += MOST_FAILURES if is_gone else 1
-        lost: Any = ray.get(self._search.give_back.remote(name))
+        lost: Any = ray.get(self._run.search.give_back.remote(name))
         probes = ", ".join(f"stage {stage} probe {index + 1}" for stage, index in lost) or "none"
         if self._failures[name] < MOST_FAILURES:
             logger.warning("lane %s: %s; given back: %s; it starts again", name, why, probes)
-            self._run(name)
+            self._send(name)
             return
         logger.warning("lane %s: %s; given back: %s; given up", name, why, probes)
         if not self._running:
@@ -263,7 +297,3 @@ def _how_many_held(group_ids: list[str]) -> int:
     """Return for how many placement groups some node holds resources."""
     names: Any = ray.available_resources()  # type: ignore[no-untyped-call]
     return sum(any(group_id in name for name in names) for group_id in group_ids)
-
-
-def _silence(steps_done: int, loss: float) -> None:
-    return

@@ -23,9 +23,9 @@ from torch import nn
 
 from ray_autolrs import AutoLRSTrainer
 from ray_autolrs.algorithm.stages.messages import Ready
-from ray_autolrs.cluster.lane_choice import LaneChoice
-from ray_autolrs.cluster.probe_actor import ProbePool, SnapshotShelf
-from ray_autolrs.cluster.ray_run import start_beside_driver
+from ray_autolrs.cluster.driver_actor import start_beside_driver
+from ray_autolrs.cluster.lanes.actors import ProbePool, SnapshotShelf
+from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.training.transport import pack, unpack
@@ -89,7 +89,7 @@ def lanes(result) -> set[str]:
 def test_workers_alone_give_the_curves_of_the_group(sequential, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         result = fit(tmp_path, "workers", probe_lanes="workers")
-    assert "probe lanes: workers, 2 at once (probe_lanes='workers')" in caplog.messages
+    assert "probe lanes: workers, 2 at once (lanes.kind='workers', 4 actors of 1 CPU fit now)" in caplog.messages
     assert lanes(sequential) == {"all workers"}
     assert lanes(result) == {"worker-0", "worker-1"}
     assert len(probes(result)) == 18
@@ -98,7 +98,7 @@ def test_workers_alone_give_the_curves_of_the_group(sequential, tmp_path, caplog
 
 
 def test_more_actors_than_the_cluster_can_hold_are_refused(ray_cluster, tmp_path):
-    with pytest.raises(ValueError, match=r"probe_actors=5 of 1 CPU each .* can hold 4; ask for"):
+    with pytest.raises(ValueError, match=r"lanes.actors=5 of 1 CPU each .* can hold 4; ask for"):
         fit(tmp_path, "many", probe_lanes="actors", probe_actors=5)
 
 
@@ -168,8 +168,16 @@ def test_pool_frees_what_it_held_also_of_actors_that_are_starting_again(ray_clus
     )
     ray.get(search.exchange.remote(Ready(0)))
     shelf = start_beside_driver(SnapshotShelf, "snapshots-pool")
-    choice = LaneChoice("actors", 2, {"CPU": 0.5}, 1, "two actors")
-    with ProbePool(choice, DigitsTask(), config, 2, search, shelf) as pool:
+    run = LaneRun(
+        name="pool",
+        task=DigitsTask(),
+        config=config,
+        num_workers=2,
+        search=search,
+        actors=2,
+        resources_per_actor={"CPU": 0.5},
+    )
+    with ProbePool(run, shelf) as pool:
         deadline_s = time.monotonic() + 120
         while len(running := ray_processes("ray::ProbeActor.run", ray_cluster)) < 2:
             assert time.monotonic() < deadline_s, running
@@ -227,7 +235,7 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from tests.cluster.test_ray_lanes import Waits, fit
+from tests.cluster.lanes.test_lanes_on_ray import Waits, fit
 
 path, temporary = Path(sys.argv[1]), sys.argv[2]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "temp_dir": temporary})
@@ -261,7 +269,7 @@ def test_lost_node_changes_nothing(sequential, tmp_path, tmp_path_factory):
     (temporary / "ray").mkdir()
     ran = subprocess.run(
         [sys.executable, "-c", LOST_NODE, str(tmp_path), str(temporary)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"RAY_TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
