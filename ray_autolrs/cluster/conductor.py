@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any, cast
 
 import ray
@@ -16,7 +17,6 @@ from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 
 from ray_autolrs.algorithm.stages.messages import Command, Event, ProbeDone
 from ray_autolrs.algorithm.stages.records import Record
-from ray_autolrs.algorithm.stages.rules import most_parallel_probes
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.checkpoints import TrainCheckpoints
 from ray_autolrs.cluster.checks import check_workers, cluster_resources, resource_limits
@@ -25,12 +25,12 @@ from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
 from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.lanes.leases import Assignment
-from ray_autolrs.cluster.progress import ProgressDisplay
 from ray_autolrs.cluster.run_folder import RunFolder
-from ray_autolrs.cluster.search_actor import SearchActor, Status
+from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.lanes import Lanes
+from ray_autolrs.sinks.sink import Sink, Status
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import ProcessGroup, Solo
 
@@ -88,6 +88,7 @@ def run_on_ray(
     scaling_config: ScalingConfig,
     run_config: RunConfig,
     finish_requested: threading.Event,
+    sinks: Sequence[Sink],
 ) -> str:
     """Train on the Ray cluster that this process is connected to; return the checkpoint's path.
 
@@ -108,7 +109,7 @@ def run_on_ray(
     run = LaneRun(
         name=str(run_config.name),
         task=task,
-        config=config,
+        settings=config.training_settings(),
         num_workers=num_workers,
         search=actor,
         actors=choice.actors,
@@ -117,9 +118,9 @@ def run_on_ray(
     # Each report waits for the controller's next look at its workers, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     relay = FinishRelay(finish_requested, search.finish)
-    display = ProgressDisplay(search.poll, config.total_steps)
+    feed = SinkFeed(search.poll, config.total_steps, sinks)
     try:
-        with choice.lane.beside_workers(run) as lane, relay, display:
+        with choice.lane.beside_workers(run) as lane, relay, feed:
             result = ray.train.torch.TorchTrainer(
                 _train_worker,
                 train_loop_config={"task": task, "config": config, "search": search, "lane": lane},
@@ -141,12 +142,8 @@ def _choose_lanes(
     total = scaling_config.total_resources
     held, limits = cluster_resources(), resource_limits()
     return choose_lanes(
-        Lanes(
-            kind=config.probe_lanes,
-            actors=config.probe_actors,
-            resources=config.resources_per_probe_actor,
-        ),
-        most_parallel_probes(config),
+        config.lanes,
+        config.search.most_parallel_probes,
         num_workers,
         {name: amount / num_workers for name, amount in total.items()},
         ray.available_resources(),  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +12,12 @@ import torch
 from ray_autolrs.cluster.checkpoints import FolderCheckpoints
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import lane_in_process
-from ray_autolrs.cluster.progress import ProgressDisplay
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.lanes import Lanes
+from ray_autolrs.sinks.sink import Sink
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
 
@@ -24,7 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 def run_locally(
-    task: TrainingTask, config: AutoLRSConfig, folder: RunFolder, finish_requested: threading.Event
+    task: TrainingTask,
+    config: AutoLRSConfig,
+    folder: RunFolder,
+    finish_requested: threading.Event,
+    sinks: Sequence[Sink],
 ) -> str:
     """Train in this process, and return the last checkpoint's path.
 
@@ -33,7 +38,7 @@ def run_locally(
             refused.
         SearchFailedError: no LR of a stage can be applied.
     """
-    lane = lane_in_process(Lanes(kind=config.probe_lanes))
+    lane = lane_in_process(config.lanes)
     if not folder.is_local:
         raise ValueError(
             f"storage_path of {folder.path!r} must be local for num_workers=0; give a local path "
@@ -44,6 +49,6 @@ def run_locally(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logger.info("training in this process on %s", device)
     relay = FinishRelay(finish_requested, actor.finish)
-    with relay, ProgressDisplay(actor.poll, config.total_steps):
+    with relay, SinkFeed(actor.poll, config.total_steps, sinks):
         worker_loop(task, config, Solo(), device, actor, checkpoints, lane)
     return str(checkpoints.all()[-1])

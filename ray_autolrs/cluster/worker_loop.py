@@ -18,7 +18,6 @@ from ray_autolrs.cluster.lanes.choice import possible_lane
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.search_actor import SearchLine
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.lanes import Lanes
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.worker import Progress, Worker
@@ -42,12 +41,12 @@ def worker_loop(
             probed by one worker alone, as ``config.lanes`` asks for.
         SearchFailedError: no LR of a stage can be applied.
     """
-    worker = Worker(task, config, group, device)
+    worker = Worker(task, config.training_settings(), group, device)
     saved_step = load_checkpoint(worker, checkpoints)
     if saved_step is None:
         worker.take_snapshot(0)
         worker.check_first_loss()
-    lane = possible_lane(lane, Lanes(kind=config.probe_lanes), worker.replica.module)
+    lane = possible_lane(lane, config.lanes, worker.replica.module)
     event: Event | None = Ready(worker.snapshot.step)
     progress = _heartbeats(search) if group.rank == 0 else _silence
     while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,11 +29,13 @@ from ray_autolrs.cluster.background import Background
 from ray_autolrs.cluster.driver_actor import start_beside_driver
 from ray_autolrs.cluster.lanes.lane import Lane, LaneRun
 from ray_autolrs.cluster.lanes.leases import Assignment, Idle, Over
+from ray_autolrs.cluster.lanes.snapshot_shelf import SnapshotShelf
 from ray_autolrs.cluster.lanes.workers import pull_probes
-from ray_autolrs.cluster.search_actor import SearchLine, Status
-from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.cluster.search_actor import SearchLine
+from ray_autolrs.sinks.sink import Status
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.settings import TrainingSettings
 from ray_autolrs.training.transport import PackedState, pack, unpack
 from ray_autolrs.training.worker import Progress, Worker
 
@@ -45,9 +46,6 @@ MOST_FAILURES = 3
 
 RELEASE_TIMEOUT_S = 30.0
 """Longest wait at a run's end for what the actors held. Two idle cores need 0.05 to 0.15 s."""
-
-TAKE_TIMEOUT_S = 5.0
-"""Longest wait for a stage's snapshot before a lane gives its probe back."""
 
 
 @dataclass(frozen=True)
@@ -85,52 +83,22 @@ class Actors(Lane):
         self.shelf.offer.remote(worker.snapshot.step, [ray.put(packed)])
 
 
-class SnapshotShelf:
-    """Keeps the latest stage's snapshot in the object store, once for all lanes.
-
-    An object goes with the process that put it there. The shelf puts a copy of its own, so
-    that a lane can still read the snapshot when the worker that offered it has died.
-    """
-
-    def __init__(self) -> None:
-        self._arrived = threading.Condition()
-        self._step = -1
-        self._snapshot: ray.ObjectRef[PackedState] | None = None
-
-    def offer(self, step: int, holder: list[ray.ObjectRef[PackedState]]) -> None:
-        """Keep the packed snapshot taken before ``step``; ``holder`` is [its reference]."""
-        snapshot = ray.put(ray.get(holder[0]))
-        with self._arrived:
-            self._snapshot, self._step = snapshot, step
-            self._arrived.notify_all()
-
-    def take(self, step: int) -> list[ray.ObjectRef[PackedState]]:
-        """Return [the reference] of the snapshot taken before ``step``.
-
-        A lane may ask for it before it is offered: then this waits, and returns [] if nothing
-        comes in ``TAKE_TIMEOUT_S``.
-        """
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._step == step, TAKE_TIMEOUT_S)
-            return [self._snapshot] if self._snapshot is not None and self._step == step else []
-
-
 class ProbeActor:
     """A lane of its own: builds the task once, and runs one probe after the other.
 
     Args:
         name: the lane's name.
         task: what is trained.
-        config: the run's settings.
+        settings: the run's, resolved.
         num_workers: training workers, whose micro-batches it takes one after the other.
     """
 
     def __init__(
-        self, name: str, task: TrainingTask, config: AutoLRSConfig, num_workers: int
+        self, name: str, task: TrainingTask, settings: TrainingSettings, num_workers: int
     ) -> None:
         self._name = name
         self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        self._worker = Worker(task, config, Solo(), self._device, num_workers=num_workers)
+        self._worker = Worker(task, settings, Solo(), self._device, num_workers=num_workers)
 
     def run(self, search: ActorHandle[Any], shelf: ActorHandle[Any]) -> None:
         """Run probes until the run is over.
@@ -261,7 +229,7 @@ class ProbePool(Background):
         actor = (
             ray.remote(ProbeActor)
             .options(**options)
-            .remote(name, run.task, run.config, run.num_workers)
+            .remote(name, run.task, run.settings, run.num_workers)
         )
         self._actors[name] = cast("ActorHandle[Any]", actor)
         self._failures[name] = 0

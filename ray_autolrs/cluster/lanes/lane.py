@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
     from ray_autolrs.cluster.search_actor import SearchLine
-    from ray_autolrs.config import AutoLRSConfig
     from ray_autolrs.task import TrainingTask
+    from ray_autolrs.training.settings import TrainingSettings
     from ray_autolrs.training.worker import Progress, Worker
 
 
@@ -33,7 +33,7 @@ class LaneRun:
     Attributes:
         name: the run's name.
         task: what is trained.
-        config: the run's settings.
+        settings: of the training, resolved.
         num_workers: training workers.
         search: the search actor.
         actors: probe actors to start.
@@ -42,7 +42,7 @@ class LaneRun:
 
     name: str
     task: TrainingTask
-    config: AutoLRSConfig
+    settings: TrainingSettings
     num_workers: int
     search: ActorHandle[Any]
     actors: int
