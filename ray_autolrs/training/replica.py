@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.training.averaging import NoAverage, WeightAverage
+from ray_autolrs.training.averaging.average import WeightAverage
+from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.random_streams import Stream, seed_everything

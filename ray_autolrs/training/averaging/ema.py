@@ -1,4 +1,4 @@
-"""An exponential moving average, with a short memory at first: c_t = 1 - min(decay, t / (t + 9))."""
+"""An exponential moving average, short at first: c_t = 1 - min(decay, t / (t + 9))."""
 
 from __future__ import annotations
 
