@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 
 from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.background import Background
@@ -43,11 +44,11 @@ class SinkFeed(Background):
         return super().__enter__()
 
     def _work(self) -> None:
-        self._tell(lambda sink: sink.start([*self._past], self._total_steps))
+        self._tell(methodcaller("start", [*self._past], self._total_steps))
         while not self._stop.wait(self._interval_s):
             self._update()
         self._update()
-        self._tell(lambda sink: sink.close())
+        self._tell(methodcaller("close"))
 
     def _update(self) -> None:
         try:
@@ -57,8 +58,8 @@ class SinkFeed(Background):
             return
         self._seen += len(records)
         for record in records:
-            self._tell(lambda sink, record=record: sink.record(record))
-        self._tell(lambda sink: sink.progress(status))
+            self._tell(methodcaller("record", record))
+        self._tell(methodcaller("progress", status))
 
     def _tell(self, tell: Callable[[Sink], None]) -> None:
         for sink in [*self._sinks]:

@@ -10,27 +10,24 @@ import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
-from ray_autolrs.algorithm.stages.rules import planned_probe_steps
+from ray_autolrs import EMA, WSD, AutoLRSConfig, AutoLRSTrainer, Bracket, Stages
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import DigitsTask
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
-    "halving": {"search": "halving"},
     # The best LR lies beyond the interval's end, so that a later stage is searched, too.
-    "edge": {"lr_min": 1e-4, "lr_max": 0.01, "search": "halving"},
-    "ema": {"averaging": "ema", "shape": "wsd"},
+    "edge": {"lr": (1e-4, 0.01)},
+    "ema": {"averaging": EMA(), "shape": WSD()},
 }
 
 
 def config(kind: str = "default") -> AutoLRSConfig:
     values: dict[str, Any] = {
         "total_steps": 200,
-        "lr_min": 1e-3,
-        "lr_max": 3.0,
-        "probe_steps": 12,
-        "max_stage_steps": 80,
+        "lr": (1e-3, 3.0),
+        "search": Bracket(probe_steps=12),
+        "stages": Stages(longest_steps=80),
     }
     return AutoLRSConfig(**(values | KINDS[kind]))
 
@@ -67,10 +64,10 @@ def test_the_run_is_searched_once_and_trained_at_one_lr(finished: dict[str, Any]
     assert [(probe["stage"], probe["index"]) for probe in probes] == [(1, i) for i in range(4)]
     assert [probe["steps"] for probe in probes] == [12] * 4
     assert {probe["objective"] for probe in probes} == {"validation"}
-    assert result.costs.probe_steps == planned_probe_steps(config()) == 48
+    assert result.costs.probe_steps == result.config.plan().planned_probe_steps() == 48
     assert result.costs.apply_steps == 200
     assert [event["steps"] for event in of_kind(result, "apply")] == [20, 40, 80, 60]
-    assert len({segment.multiplier for segment in result.schedule.segments}) == 1
+    assert len({segment.peak_lr for segment in result.schedule.segments}) == 1
     first_step, last_step = result.schedule.lr_at(0), result.schedule.lr_at(199)
     assert first_step == pytest.approx(last_step / math.sqrt(40))  # a warm-up of 40 steps
     assert result.metrics["accuracy"] > 0.8
@@ -82,9 +79,9 @@ def test_an_lr_that_is_too_low_is_raised_within_the_interval(finished: dict[str,
     assert [probe["stage"] for probe in probes][:9] == [1] * 9
     assert {probe["stage"] for probe in probes} >= {1, 3}
     stays, moves = [probe for probe in probes if probe["stage"] == 3]
-    third, second = (result.schedule.segments[stage - 1].multiplier for stage in (3, 2))
-    assert stays["lr"] == second < moves["lr"] == third
-    assert all(1e-4 <= probe["lr"] <= 0.01 for probe in probes)
+    third, second = (result.schedule.segments[stage - 1].peak_lr for stage in (3, 2))
+    assert stays["peak_lr"] == second < moves["peak_lr"] == third
+    assert all(1e-4 <= probe["peak_lr"] <= 0.01 for probe in probes)
     assert result.costs.probe_steps + sum(
         event["reused_steps"] for event in of_kind(result, "apply")
     ) == sum(probe["steps"] for probe in probes)

@@ -25,9 +25,9 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 
 def test_settings_override_the_preset():
-    arguments = parsed("--set", "total_steps=500", "--set", "choose_by=posterior_mean")
+    arguments = parsed("--set", "total_steps=500", "--set", "search.choose_by=posterior_mean")
     config = config_from(arguments, short_config(seed=3))
-    assert (config.total_steps, config.choose_by, config.seed) == (500, "posterior_mean", 0)
+    assert (config.total_steps, config.search.choose_by, config.seed) == (500, "posterior_mean", 0)
 
 
 @pytest.mark.parametrize("setting", ["total_steps", "steps=3"])

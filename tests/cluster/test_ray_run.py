@@ -55,15 +55,15 @@ def assert_bit_equal(result, expected) -> None:
 def test_two_workers_give_the_curves_of_one(undisturbed, tmp_path):
     alone = trainer(tmp_path, num_workers=0).fit()
     pairs = [
-        (both["losses"], one["losses"])
+        (both["training_losses"], one["training_losses"])
         for both, one in zip(undisturbed.events, alone.events, strict=True)
         if both["kind"] in ("probe", "apply") and not both["diverged"]
     ]
     assert len(pairs) >= 12
     for both, one in pairs:
         assert both == pytest.approx(one, rel=1e-10)
-    assert [segment.multiplier for segment in undisturbed.schedule.segments] == pytest.approx(
-        [segment.multiplier for segment in alone.schedule.segments], rel=1e-10
+    assert [segment.peak_lr for segment in undisturbed.schedule.segments] == pytest.approx(
+        [segment.peak_lr for segment in alone.schedule.segments], rel=1e-10
     )
     assert undisturbed.metrics == pytest.approx(alone.metrics, rel=1e-8)
 

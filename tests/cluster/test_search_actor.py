@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from ray_autolrs import GaussianProcess, Warmup
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Finish, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster import search_actor
@@ -18,19 +19,23 @@ from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import short_config
 
-CONFIG = short_config(probes_per_stage=6, warmup_steps=0, total_steps=400)
+CONFIG = short_config(
+    search=GaussianProcess(probes=6, validation_evals=8), warmup=Warmup(steps=0), total_steps=400
+).resolve(global_batch_size=32)
 
 
 def probe_done(probe: Probe, *, diverged=False) -> ProbeDone:
-    lr = probe.segment.multiplier
+    lr = probe.segment.peak_lr
     loss = 2 + (math.log10(lr) + 1) ** 2
     losses = tuple(loss + math.exp(-step) for step in range(8))
-    return ProbeDone(probe.stage, probe.index, losses, diverged, 8, 0.0, 9.0)
+    return ProbeDone(
+        probe.stage, probe.index, (9.0, *losses[1:]), losses[: probe.evals], diverged, 0.0
+    )
 
 
 def apply_done(command: Apply) -> ApplyDone:
     evaluations = ((command.segment.last_step + 1, "loss", 1.0),)
-    return ApplyDone(command.stage, command.segment.multiplier, (1.0,), False, 0.0, evaluations)
+    return ApplyDone(command.stage, command.segment.peak_lr, (1.0,), False, 0.0, evaluations)
 
 
 def actor(path, parallel_probes=3) -> SearchActor:
@@ -73,7 +78,7 @@ def run_lanes(made: SearchActor, lanes: int, delay) -> list[tuple[str, int, int]
 
 
 def schedule(made: SearchActor):
-    return [segment.multiplier for segment in made._state.segments]
+    return [segment.peak_lr for segment in made._state.segments]
 
 
 @pytest.fixture(autouse=True)

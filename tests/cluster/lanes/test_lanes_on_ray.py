@@ -21,7 +21,7 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 from torch import nn
 
-from ray_autolrs import AutoLRSTrainer
+from ray_autolrs import AutoLRSTrainer, GaussianProcess, Lanes
 from ray_autolrs.algorithm.stages.messages import Ready
 from ray_autolrs.cluster.driver_actor import start_beside_driver
 from ray_autolrs.cluster.lanes.actors import ProbePool, SnapshotShelf
@@ -46,7 +46,7 @@ def fit(path: Path, name: str, task=None, **settings):
     (path / name / "events.jsonl").write_text(json.dumps(record) + "\n")
     trainer = AutoLRSTrainer(
         task or DigitsTask(),
-        short_config(probes_per_stage=6, **settings),
+        short_config(search=GaussianProcess(probes=6, validation_evals=8), **settings),
         scaling_config=ScalingConfig(num_workers=2),
         run_config=RunConfig(name=name, storage_path=str(path)),
     )
@@ -74,9 +74,13 @@ def sequential(ray_cluster, tmp_path_factory):
     return fit(tmp_path_factory.mktemp("storage"), "sequential")
 
 
-def probes(result) -> dict[tuple[int, int], tuple[float, list[float]]]:
+def probes(result) -> dict[tuple[int, int], tuple[Any, ...]]:
     return {
-        (event["stage"], event["index"]): (event["lr"], event["losses"])
+        (event["stage"], event["index"]): (
+            event["peak_lr"],
+            event["training_losses"],
+            event["validation_losses"],
+        )
         for event in events_without_times(Path(result.path))
         if event["kind"] == "probe"
     }
@@ -88,8 +92,11 @@ def lanes(result) -> set[str]:
 
 def test_workers_alone_give_the_curves_of_the_group(sequential, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        result = fit(tmp_path, "workers", probe_lanes="workers")
-    assert "probe lanes: workers, 2 at once (lanes.kind='workers', 4 actors of 1 CPU fit now)" in caplog.messages
+        result = fit(tmp_path, "workers", lanes=Lanes(kind="workers"))
+    assert (
+        "probe lanes: workers, 2 at once (lanes.kind='workers', 4 actors of 1 CPU fit now)"
+        in caplog.messages
+    )
     assert lanes(sequential) == {"all workers"}
     assert lanes(result) == {"worker-0", "worker-1"}
     assert len(probes(result)) == 18
@@ -99,7 +106,7 @@ def test_workers_alone_give_the_curves_of_the_group(sequential, tmp_path, caplog
 
 def test_more_actors_than_the_cluster_can_hold_are_refused(ray_cluster, tmp_path):
     with pytest.raises(ValueError, match=r"lanes.actors=5 of 1 CPU each .* can hold 4; ask for"):
-        fit(tmp_path, "many", probe_lanes="actors", probe_actors=5)
+        fit(tmp_path, "many", lanes=Lanes(kind="actors", actors=5))
 
 
 def ray_processes(title: str, session: Path) -> list[int]:
@@ -148,7 +155,7 @@ def test_killed_actors_change_nothing(sequential, ray_cluster, tmp_path):
 
     killer = threading.Thread(target=watch, daemon=True)
     killer.start()
-    result = fit(tmp_path, "actors", Waits(enough), probe_lanes="actors", probe_actors=3)
+    result = fit(tmp_path, "actors", Waits(enough), lanes=Lanes(kind="actors", actors=3))
     ended.set()
     killer.join(timeout=10)
     assert len(killed) >= 2
@@ -162,7 +169,7 @@ def test_killed_actors_change_nothing(sequential, ray_cluster, tmp_path):
 
 
 def test_pool_frees_what_it_held_also_of_actors_that_are_starting_again(ray_cluster, tmp_path):
-    config = short_config()
+    config = short_config().resolve(global_batch_size=32)
     search = start_beside_driver(
         SearchActor, "search-pool", config, RunFolder(str(tmp_path), "pool"), 1
     )
@@ -171,7 +178,7 @@ def test_pool_frees_what_it_held_also_of_actors_that_are_starting_again(ray_clus
     run = LaneRun(
         name="pool",
         task=DigitsTask(),
-        config=config,
+        settings=config.training_settings(),
         num_workers=2,
         search=search,
         actors=2,
@@ -222,7 +229,7 @@ class OnWorkersOnly(Waits):
 
 def test_workers_probe_on_where_no_actor_can_be_built(sequential, tmp_path, caplog):
     task = OnWorkersOnly(tmp_path / "the actor has failed")
-    result = fit(tmp_path, "none", task, probe_lanes="actors", probe_actors=1)
+    result = fit(tmp_path, "none", task, lanes=Lanes(kind="actors", actors=1))
     assert lanes(result) == {"worker-0", "worker-1"}
     assert probes(result) == probes(sequential)
     assert_bit_equal(result, sequential)
@@ -235,6 +242,7 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
+from ray_autolrs import Lanes
 from tests.cluster.lanes.test_lanes_on_ray import Waits, fit
 
 path, temporary = Path(sys.argv[1]), sys.argv[2]
@@ -253,8 +261,8 @@ def remove():
 
 threading.Thread(target=remove, daemon=True).start()
 fit(
-    path, "lost", Waits(removed), probe_lanes="actors", probe_actors=2,
-    resources_per_probe_actor={"probe_slot": 1},
+    path, "lost", Waits(removed),
+    lanes=Lanes(kind="actors", actors=2, resources={"probe_slot": 1}),
 )
 ray.shutdown()
 cluster.shutdown()
@@ -280,7 +288,11 @@ def test_lost_node_changes_nothing(sequential, tmp_path, tmp_path_factory):
     assert (tmp_path / "removed").exists()
     events = events_without_times(tmp_path / "lost")
     found = {
-        (event["stage"], event["index"]): (event["lr"], event["losses"])
+        (event["stage"], event["index"]): (
+            event["peak_lr"],
+            event["training_losses"],
+            event["validation_losses"],
+        )
         for event in events
         if event["kind"] == "probe"
     }

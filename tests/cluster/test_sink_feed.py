@@ -6,9 +6,11 @@ import sys
 import time
 
 from ray_autolrs.algorithm.schedules.segments import Segment
-from ray_autolrs.algorithm.stages.messages import Apply, Probe
-from ray_autolrs.cluster.progress import ProgressDisplay
-from ray_autolrs.cluster.search_actor import Status, describe_command
+from ray_autolrs.algorithm.stages.messages import Apply
+from ray_autolrs.cluster.sink_feed import SinkFeed
+from ray_autolrs.sinks.log import LogSink
+from ray_autolrs.sinks.progress_bar import ProgressBar
+from ray_autolrs.sinks.sink import Sink, Status
 
 READY = {"kind": "ready", "step": 0}
 WARMED_UP = {
@@ -20,7 +22,7 @@ WARMED_UP = {
     "reused_steps": 0,
     "wall_s": 1.0,
     "evaluations": [],
-    "losses": [1.0] * 100,
+    "training_losses": [1.0] * 100,
 }
 
 
@@ -29,9 +31,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def follow(poll, until):
-    """Show a run until ``until()`` holds."""
-    with ProgressDisplay(poll, total_steps=400, interval_s=0.01):
+def follow(poll, until, *sinks):
+    """Tell of a run until ``until()`` holds."""
+    with SinkFeed(poll, 400, [LogSink(), ProgressBar(), *sinks], interval_s=0.01):
         deadline = time.monotonic() + 10
         while not until():
             assert time.monotonic() < deadline
@@ -98,6 +100,33 @@ def test_lost_connection_does_not_end_the_display():
     assert len(polls) > 4
 
 
-def test_commands_are_described():
-    assert describe_command(Probe(2, 3, Segment(0, 9, 0.5))) == ("stage 2 probe 4 lr 0.5")
-    assert describe_command(Apply(0, Segment(0, 9, 0.5))) == "warm-up to lr 0.5"
+class Notes(Sink):
+    """Notes what it is told; raises at a record if it is to."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.told: list[object] = []
+
+    def start(self, past, total_steps):
+        self.told.append((len(past), total_steps))
+
+    def record(self, record):
+        if self.fails:
+            raise ConnectionError("no such service")
+        self.told.append(record["kind"])
+
+    def progress(self, status):
+        self.told.append(status.steps_done)
+
+    def close(self):
+        self.told.append("closed")
+
+
+def test_sinks_are_told_in_order_and_one_that_raises_is_told_nothing_more(caplog):
+    poll, polls = scripted([READY, WARMED_UP], Status(steps_done=7))
+    sound, failing = Notes(), Notes(fails=True)
+    follow(poll, lambda: len(polls) > 3, failing, sound)
+    assert failing.told == [(0, 400)]
+    assert caplog.text.count("Notes failed, and is told nothing more") == 1
+    assert sound.told[:4] == [(0, 400), "ready", "apply", 7]
+    assert sound.told[-2:] == [7, "closed"]
