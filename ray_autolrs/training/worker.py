@@ -59,7 +59,7 @@ class Worker:
     ) -> None:
         samples = settings.validation.probe_samples
         assert samples is not None, "Validation.resolve comes first"
-        self.settings = settings
+        self._settings = settings
         self.engine = Engine(
             task,
             group,
@@ -132,7 +132,7 @@ class Worker:
     def run_apply(self, apply: Apply, progress: Progress) -> ApplyDone:
         """Train with the chosen LR from the snapshot, and evaluate on the whole validation set."""
         started_s = time.perf_counter()
-        every = self.settings.validation.every_steps or apply.steps
+        every = self._settings.validation.every_steps or apply.steps
         eval_steps = frozenset({*range(every, apply.steps, every), apply.steps})
         kept = self._kept.state_for(apply)
         if kept is not None and min(eval_steps) < len(kept.losses):
@@ -196,7 +196,7 @@ class Worker:
         def evaluate(done: int) -> float:
             with self.engine.averaged(first_step + done, share.group):
                 means = evaluation.run(self.replica, share.group, with_metrics=best is not None)
-                if best is not None and self.settings.validation.keep_best and self.group.rank == 0:
+                if best is not None and self._settings.validation.keep_best and self.group.rank == 0:
                     best.offer(self.replica.module, first_step + done, means["loss"])
             evaluations.append((done, means))
             return means["loss"]
@@ -215,7 +215,7 @@ class Worker:
             share=share,
         )
         for done in (before + number for number in taken):
-            look = done % self.settings.divergence_check_steps == 0 or done == segment.steps
+            look = done % self._settings.divergence_check_steps == 0 or done == segment.steps
             if not (look or done in eval_steps):
                 continue
             latest = _mean_losses(table[len(losses) : done], share.group)
