@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,16 @@ import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
 
-from ray_autolrs import EMA, WSD, AutoLRSConfig, AutoLRSTrainer, Bracket, Stages
+from ray_autolrs import (
+    EMA,
+    WSD,
+    AutoLRSConfig,
+    AutoLRSTrainer,
+    Bracket,
+    ScheduleFreeAverage,
+    Stages,
+    Warmup,
+)
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import DigitsTask
 
@@ -76,7 +87,7 @@ def test_the_run_is_searched_once_and_trained_at_one_lr(finished: dict[str, Any]
 def test_an_lr_that_is_too_low_is_raised_within_the_interval(finished: dict[str, Any]):
     result = finished["edge"]
     probes = of_kind(result, "probe")
-    assert [probe["stage"] for probe in probes][:9] == [1] * 9
+    assert [probe["stage"] for probe in probes][:3] == [1] * 3
     assert {probe["stage"] for probe in probes} >= {1, 3}
     stays, moves = [probe for probe in probes if probe["stage"] == 3]
     third, second = (result.schedule.segments[stage - 1].peak_lr for stage in (3, 2))
@@ -109,23 +120,8 @@ class InterruptedRunError(Exception):
     """Stands for the death of the process."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "answered"),
-    [
-        *(("default", answered) for answered in range(1, 9)),
-        *(("halving", answered) for answered in (6, 7, 11, 14)),
-        *(("edge", answered) for answered in (10, 13, 14)),
-        ("ema", 7),
-    ],
-)
-def test_a_run_interrupted_anywhere_ends_bit_equal(
-    finished: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    answered: int,
-):
-    """Stop after any number of answered events: the last one is logged, and nothing is saved."""
+def interrupt(path: Path, kind: str, answered: int) -> None:
+    """Stop a run after so many answered events: the last is logged, and nothing is saved."""
     exchange, count = SearchActor.exchange, [0]
 
     def interrupted(self: SearchActor, event: Any) -> Any:
@@ -135,10 +131,24 @@ def test_a_run_interrupted_anywhere_ends_bit_equal(
             raise InterruptedRunError
         return command
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SearchActor, "exchange", interrupted)
         with pytest.raises(InterruptedRunError):
-            trainer(tmp_path, kind).fit()
+            trainer(path, kind).fit()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answered"),
+    [
+        *(("default", answered) for answered in range(1, 9)),
+        *(("edge", answered) for answered in (6, 7, 8)),
+        ("ema", 7),
+    ],
+)
+def test_a_run_interrupted_anywhere_ends_bit_equal(
+    finished: dict[str, Any], tmp_path: Path, kind: str, answered: int
+):
+    interrupt(tmp_path, kind, answered)
     resumed, expected = trainer(tmp_path, kind).fit(), finished[kind]
 
     assert resumed.schedule == expected.schedule
@@ -148,3 +158,54 @@ def test_a_run_interrupted_anywhere_ends_bit_equal(
     model, wanted = model_of(resumed), model_of(expected)
     assert model.keys() == wanted.keys()
     assert all(torch.equal(model[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("answered", [2, 6])
+def test_a_continued_run_keeps_the_numbers_that_it_began_with(
+    finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: int
+):
+    """Whatever another version of the package derives."""
+    interrupt(tmp_path, "default", answered)
+    began = finished["default"].config
+    later: list[tuple[type, dict[str, Any]]] = [
+        (Warmup, {"steps": 1, "power": 3.0}),
+        (Stages, {"first_steps": 24}),
+        (ScheduleFreeAverage, {"momentum": 0.5}),
+        (Validation, {"probe_samples": 8}),
+    ]
+    for part, numbers in later:
+        monkeypatch.setattr(
+            part,
+            "resolve",
+            lambda self, *_, numbers=numbers, **__: dataclasses.replace(self, **numbers),
+        )
+    assert config().resolve(global_batch_size=32) != began
+    resumed, expected = trainer(tmp_path).fit(), finished["default"]
+    assert resumed.config == began
+    assert resumed.schedule == expected.schedule
+    assert resumed.metrics == expected.metrics
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"total_steps": 200, "probe_lanes": "auto"}, r"have format None, and this version"),
+        ({"format": "ray_autolrs.config/99", "settings": {}}, r"have format 'ray_autolrs.config/9"),
+        ([], r"have format 'list', and this version"),
+    ],
+)
+def test_a_run_with_settings_of_another_format_is_refused(
+    tmp_path: Path, content: Any, message: str
+):
+    interrupt(tmp_path, "default", 2)
+    (tmp_path / "default" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/default: the stored settings {message}"):
+        trainer(tmp_path).fit()
+
+
+def test_a_run_continued_with_another_setting_is_refused_by_its_path(tmp_path: Path):
+    interrupt(tmp_path, "default", 2)
+    run = trainer(tmp_path)
+    run.config = run.config.replaced(("search.probe_steps", 9), ("lanes.kind", "sequential"))
+    with pytest.raises(ValueError, match=r"was started with search.probe_steps=12, not 9; use"):
+        run.fit()

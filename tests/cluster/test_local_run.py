@@ -198,7 +198,8 @@ class InterruptedRunError(Exception):
     """Stands for the death of the process."""
 
 
-@pytest.mark.parametrize("answered", range(1, 18))
+# Warm-up and the three stages: their first, a middle and their last probe, and their end.
+@pytest.mark.parametrize("answered", [1, 2, 3, 6, 7, 11, 12, 14, 16, 17])
 def test_run_interrupted_anywhere_ends_bit_equal(finished, tmp_path, monkeypatch, answered):
     """Stop after any number of answered events, in both orders of log and checkpoint."""
     exchange = SearchActor.exchange

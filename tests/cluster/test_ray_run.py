@@ -13,43 +13,13 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSTrainer
-from tests.digits_task import DigitsTask, short_config
+from tests.cluster.ray_runs import assert_bit_equal, trainer
+from tests.digits_task import DigitsTask
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-
-
-def trainer(
-    path: Path, task=None, num_workers=2, max_failures=0, name="run", **settings
-) -> AutoLRSTrainer:
-    return AutoLRSTrainer(
-        task or DigitsTask(),
-        short_config(**settings),
-        scaling_config=ScalingConfig(num_workers=num_workers),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(path),
-            failure_config=FailureConfig(max_failures=max_failures),
-        ),
-    )
-
-
-def model_state(result) -> dict[str, torch.Tensor]:
-    with result.checkpoint.as_directory() as folder:
-        state: dict[str, torch.Tensor] = torch.load(f"{folder}/model.pt")
-    return state
-
-
-def assert_bit_equal(result, expected) -> None:
-    assert result.schedule == expected.schedule
-    assert result.metrics == expected.metrics
-    state, expected_state = model_state(result), model_state(expected)
-    assert all(torch.equal(state[name], expected_state[name]) for name in expected_state)
 
 
 def test_two_workers_give_the_curves_of_one(undisturbed, tmp_path):
@@ -85,7 +55,7 @@ class KilledOnce(DigitsTask):
 
 def test_lost_worker_changes_nothing(undisturbed, tmp_path):
     marker = tmp_path / "killed"
-    result = trainer(tmp_path, KilledOnce(marker, passes=230), max_failures=1).fit()
+    result = trainer(tmp_path, task=KilledOnce(marker, passes=230), max_failures=1).fit()
     assert marker.exists()
     ready = [event["step"] for event in result.events if event["kind"] == "ready"]
     assert len(ready) == 2
@@ -112,14 +82,14 @@ def test_lost_search_actor_changes_nothing(undisturbed, tmp_path):
     assert killed.is_set()
     assert_bit_equal(result, undisturbed)
     probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
-    assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(4)]
+    assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(6)]
 
 
 DRIVER = """
 import sys
 from pathlib import Path
 import ray
-from tests.cluster.test_ray_run import trainer
+from tests.cluster.ray_runs import trainer
 ray.init(address="local", num_cpus=2, _temp_dir=sys.argv[2], log_to_driver=False)
 trainer(Path(sys.argv[1])).fit()
 """
@@ -151,7 +121,7 @@ def test_cluster_without_the_resources_is_refused(ray_cluster, tmp_path):
     task = DigitsTask()
     task.micro_batch_size = 4
     with pytest.raises(ValueError, match=r"too small for num_workers=8 \(CPU: 8 needed, 6 there\)"):
-        trainer(tmp_path, task, num_workers=8).fit()
+        trainer(tmp_path, task=task, num_workers=8).fit()
 
 
 class NotFinite(DigitsTask):
@@ -161,4 +131,4 @@ class NotFinite(DigitsTask):
 
 def test_error_of_a_worker_reaches_the_user_as_it_is(ray_cluster, tmp_path):
     with pytest.raises(ValueError, match=r"^NotFinite.loss is inf at step 0"):
-        trainer(tmp_path, NotFinite()).fit()
+        trainer(tmp_path, task=NotFinite()).fit()
