@@ -20,6 +20,7 @@ from ray_autolrs import (
     Bracket,
     ScheduleFreeAverage,
     Stages,
+    Validation,
     Warmup,
 )
 from ray_autolrs.cluster.search_actor import SearchActor

@@ -53,33 +53,30 @@ class KilledOnce(DigitsTask):
         return super().loss(model, batch)
 
 
-def test_lost_worker_changes_nothing(undisturbed, tmp_path):
+def test_a_lost_search_actor_and_a_lost_worker_change_nothing(undisturbed, tmp_path):
+    """In one run: the actor is lost while the first stage is searched, a worker in the second."""
+    actor_is_lost = threading.Event()
+
+    def kill_actor() -> None:
+        log = tmp_path / "lost" / "events.jsonl"
+        while log.read_bytes().count(b"\n") <= 6:
+            time.sleep(0.01)
+        # The actors of runs that have ended may be in the list for a while.
+        (name,) = (name for name in ray.util.list_named_actors() if "-search-lost" in name)
+        ray.kill(ray.get_actor(name), no_restart=False)
+        actor_is_lost.set()
+
     marker = tmp_path / "killed"
-    result = trainer(tmp_path, task=KilledOnce(marker, passes=230), max_failures=1).fit()
+    run = trainer(tmp_path, "lost", KilledOnce(marker, passes=230), max_failures=1)
+    thread = threading.Thread(target=kill_actor, daemon=True)
+    thread.start()
+    result = run.fit()
+    thread.join(timeout=60)
+    assert actor_is_lost.is_set()
     assert marker.exists()
     ready = [event["step"] for event in result.events if event["kind"] == "ready"]
     assert len(ready) == 2
     assert ready[1] > 0
-    assert_bit_equal(result, undisturbed)
-
-
-def test_lost_search_actor_changes_nothing(undisturbed, tmp_path):
-    killed = threading.Event()
-
-    def kill_actor() -> None:
-        log = tmp_path / "searched" / "events.jsonl"
-        while not (log.exists() and log.read_bytes().count(b"\n") > 6):
-            time.sleep(0.01)
-        # The actors of runs that have ended may be in the list for a while.
-        (name,) = (name for name in ray.util.list_named_actors() if "-search-searched" in name)
-        ray.kill(ray.get_actor(name), no_restart=False)
-        killed.set()
-
-    thread = threading.Thread(target=kill_actor, daemon=True)
-    thread.start()
-    result = trainer(tmp_path, name="searched").fit()
-    thread.join(timeout=60)
-    assert killed.is_set()
     assert_bit_equal(result, undisturbed)
     probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
     assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(6)]
@@ -90,20 +87,22 @@ import sys
 from pathlib import Path
 import ray
 from tests.cluster.ray_runs import trainer
-ray.init(address="local", num_cpus=2, _temp_dir=sys.argv[2], log_to_driver=False)
+ray.init(address=sys.argv[2], log_to_driver=False)
 trainer(Path(sys.argv[1])).fit()
 """
 
 
-def test_lost_driver_continues_by_name(undisturbed, tmp_path, tmp_path_factory):
+def test_lost_driver_continues_by_name(undisturbed, tmp_path):
+    """Its workers and its search actor go with it; the cluster stays."""
+    address = ray.get_runtime_context().gcs_address
     log = tmp_path / "run" / "events.jsonl"
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path), str(tmp_path_factory.mktemp("ray"))],
+        [sys.executable, "-c", DRIVER, str(tmp_path), address],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (log.exists() and log.read_bytes().count(b"\n") > 8):
             assert driver.poll() is None, "the driver ended by itself"
             assert time.monotonic() < deadline
@@ -131,4 +130,4 @@ class NotFinite(DigitsTask):
 
 def test_error_of_a_worker_reaches_the_user_as_it_is(ray_cluster, tmp_path):
     with pytest.raises(ValueError, match=r"^NotFinite.loss is inf at step 0"):
-        trainer(tmp_path, task=NotFinite()).fit()
+        trainer(tmp_path, task=NotFinite(), num_workers=1).fit()
