@@ -1,17 +1,16 @@
-"""What training is told of a run's settings. It imports without torch."""
+"""What a user sets of the training itself. It imports without torch."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ray_autolrs.algorithm.field_checks import check_bool, check_integer
 from ray_autolrs.training.averaging.average import Averaging
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """When and on what losses are validated.
+    """When and on what the model is validated, and which weights are kept.
 
     Raises:
         ValueError: a field is out of its range.
@@ -22,9 +21,9 @@ class Validation:
     each stage. None evaluates at the end of each stage only."""
 
     keep_best: bool = True
-    """Whether the trained model is that of the lowest validation loss among the run's
-    evaluations, rather than the last one: where it overfits, the best lies before the end. The
-    paper's is the last."""
+    """Whether the trained model is that of the lowest validation loss among the run's evaluations,
+    rather than the last one: where it overfits, the best lies before the end. The paper's is the
+    last."""
 
     probe_samples: int | None = None
     """Size of the fixed validation subset that probes are judged on, in samples. None is 16
@@ -37,28 +36,24 @@ class Validation:
         check_integer(self, "probe_samples", minimum=1, optional=True)
 
     def resolve(self, global_batch_size: int) -> Validation:
-        """Return the value with ``probe_samples`` filled in.
-
-        >>> Validation().resolve(global_batch_size=8).probe_samples
-        128
-        """
+        """Return the settings with the size of the subset filled in."""
         if self.probe_samples is not None:
             return self
-        return dataclasses.replace(self, probe_samples=min(512, 16 * global_batch_size))
+        return replace(self, probe_samples=min(512, 16 * global_batch_size))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSettings:
-    """What a worker is told of a run's settings, resolved.
+    """What the training loop is told of a run, resolved.
 
     Attributes:
-        seed: of the model, the batches and the evaluations.
-        averaging: the average that validation looks at; None looks at the weights themselves.
-        validation: when and on what losses are validated.
+        seed: of the batches, the augmentation and the model's random numbers.
+        averaging: average of the weights that the model is judged at.
+        validation: when and on what it is validated.
         divergence_check_steps: steps between looks at the losses.
     """
 
     seed: int = 0
     averaging: Averaging | None = None
-    validation: Validation = Validation()
+    validation: Validation = field(default=Validation(probe_samples=512))
     divergence_check_steps: int = 10
