@@ -28,7 +28,6 @@ from torch.utils.data import Dataset
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.averaging.average import Averaging
-from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.evaluation import Evaluation
@@ -91,8 +90,7 @@ class Engine:
             seed=seed,
             pin_memory=device.type == "cuda",
         )
-        make_average = NoAverage if averaging is None else averaging.build
-        self.replica = Replica(task, group, device, seed, make_average)
+        self.replica = Replica(task, group, device, seed, averaging)
         share = self.batches.micro_batches // group.size
         self.together = Share(group, range(group.rank * share, (group.rank + 1) * share))
         self.alone = Share(Solo(), range(self.batches.micro_batches))

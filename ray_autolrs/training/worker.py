@@ -60,6 +60,7 @@ class Worker:
         samples = settings.validation.probe_samples
         assert samples is not None, "Validation.resolve comes first"
         self._settings = settings
+        self._keeps_best = settings.validation.keep_best and group.rank == 0
         self.engine = Engine(
             task,
             group,
@@ -196,7 +197,7 @@ class Worker:
         def evaluate(done: int) -> float:
             with self.engine.averaged(first_step + done, share.group):
                 means = evaluation.run(self.replica, share.group, with_metrics=best is not None)
-                if best is not None and self._settings.validation.keep_best and self.group.rank == 0:
+                if best is not None and self._keeps_best:
                     best.offer(self.replica.module, first_step + done, means["loss"])
             evaluations.append((done, means))
             return means["loss"]
