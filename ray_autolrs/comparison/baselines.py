@@ -23,14 +23,8 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingWarmRestarts,
-    CyclicLR,
-    LRScheduler,
-    MultiStepLR,
-    OneCycleLR,
-)
+from torch.optim import SGD, Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import GreedyLR, get_scheduler
 
 from ray_autolrs.comparison.plain_training import LRSource, train_plain
@@ -62,7 +56,7 @@ class Baseline:
         warmup: part of the run in which the LR rises linearly to the scheduler's first one.
         averaging: the average of the weights that it is judged at.
         adapt: changes the task, for a method that brings its own optimizer.
-        is_tuned: whether its LR is tuned; otherwise it is always ``PRODIGY_LR``.
+        fixed_lr: the peak LR that it always has; None where that is tuned.
     """
 
     scheduler: Scheduler
@@ -70,7 +64,7 @@ class Baseline:
     warmup: float = WARMUP
     averaging: Averaging | None = None
     adapt: Callable[[TrainingTask], TrainingTask] | None = None
-    is_tuned: bool = True
+    fixed_lr: float | None = None
 
     def lrs(self, steps: int, peak_lr: float) -> LRSource:
         """Return the LRs of a run of ``steps``. The warm-up of w steps begins at 1/w, not at 0."""
@@ -144,13 +138,13 @@ def _wsd(optimizer: Optimizer, steps: int, warmup_steps: int) -> LRScheduler:
 def _multi_step(optimizer: Optimizer, steps: int, warmup_steps: int) -> LRScheduler:
     # He et al. 2016, section 4.2: to a tenth at half and at three quarters of the run.
     milestones = [round(part * (steps + warmup_steps)) - warmup_steps for part in (0.5, 0.75)]
-    return MultiStepLR(optimizer, milestones)
+    return lr_scheduler.MultiStepLR(optimizer, milestones)
 
 
 def _cyclic(mode: Literal["triangular", "triangular2", "exp_range"]) -> Scheduler:
     def scheduler(optimizer: Optimizer, steps: int, _: int) -> LRScheduler:
         peak_lr = _lr_of(optimizer)
-        return CyclicLR(
+        return lr_scheduler.CyclicLR(
             optimizer,
             base_lr=peak_lr / 4,  # Smith 2017: a third or a quarter
             max_lr=peak_lr,
@@ -165,12 +159,14 @@ def _cyclic(mode: Literal["triangular", "triangular2", "exp_range"]) -> Schedule
 
 
 def _one_cycle(optimizer: Optimizer, steps: int, _: int) -> LRScheduler:
-    return OneCycleLR(optimizer, _lr_of(optimizer), total_steps=steps, cycle_momentum=False)
+    return lr_scheduler.OneCycleLR(
+        optimizer, _lr_of(optimizer), total_steps=steps, cycle_momentum=False
+    )
 
 
 def _sgdr(optimizer: Optimizer, steps: int, _: int) -> LRScheduler:
     # Cycles of 1 + 2 + 4 parts of the run (ours).
-    return CosineAnnealingWarmRestarts(optimizer, T_0=-(-steps // 7), T_mult=2)
+    return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=-(-steps // 7), T_mult=2)
 
 
 def _greedy(optimizer: Optimizer, *_: int) -> GreedyLR:
@@ -237,7 +233,7 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
         "exp_range": Baseline(_cyclic("exp_range"), warmup=0.0),
         "sgdr": Baseline(_sgdr),
         "schedule_free": Baseline(_constant, averaging=_schedule_free),
-        "prodigy": Baseline(_cosine, warmup=0.0, adapt=with_prodigy, is_tuned=False),
+        "prodigy": Baseline(_cosine, warmup=0.0, adapt=with_prodigy, fixed_lr=PRODIGY_LR),
         "greedy": Baseline(_greedy),
         "cosine_long_warmup": Baseline(_cosine, warmup=LONG_WARMUP),
         "wsd_long_warmup": Baseline(_wsd, warmup=LONG_WARMUP),
@@ -259,7 +255,7 @@ def train_baseline(
     device: torch.device | None = None,
     eval_every: int | None = None,
 ) -> RunRecord:
-    """Train a task by a baseline's method; arguments as :func:`train_plain`.
+    """Train a task by a baseline's method, at the peak LR ``lr``, as :func:`train_plain` does.
 
     Raises:
         ValueError: no baseline has that name; or as :func:`train_plain`.
@@ -269,7 +265,7 @@ def train_baseline(
     baseline = BASELINES[method]
     if baseline.adapt is not None:
         task = baseline.adapt(task)
-    peak_lr = lr if baseline.is_tuned else PRODIGY_LR
+    peak_lr = lr if baseline.fixed_lr is None else baseline.fixed_lr
     return train_plain(
         task,
         baseline.lrs(steps, peak_lr),

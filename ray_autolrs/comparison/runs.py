@@ -21,7 +21,7 @@ from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
 from ray_autolrs.cluster.worker_loop import MODEL_FILE
-from ray_autolrs.comparison.baselines import BASELINES, PRODIGY_LR, train_baseline
+from ray_autolrs.comparison.baselines import BASELINES, train_baseline
 from ray_autolrs.comparison.plain_training import EVALUATIONS, loss_on_test_set
 from ray_autolrs.comparison.record import RunRecord
 from ray_autolrs.config import AutoLRSConfig
@@ -32,7 +32,6 @@ from ray_autolrs.training.engine import Engine
 PAPER_FIRST_STAGE = 1 / 23
 """First stage of a short run of the paper's method, as a part of the run. The paper's own
 numbers are for runs of about 100,000 steps. Ours: 100 steps of 2300."""
-
 
 Interval = tuple[float, float]
 """Lowest and highest LR."""
@@ -109,11 +108,9 @@ def plan_trials(
         if method in OURS:
             trials.append(Trial(method=method, seed=seed, steps=steps, lr_interval=lr_interval))
             continue
-        is_tuned = method not in BASELINES or BASELINES[method].is_tuned
-        trials += [
-            Trial(method=method, seed=seed, steps=steps, lr=lr)
-            for lr in (lrs if is_tuned else [PRODIGY_LR])
-        ]
+        fixed_lr = BASELINES[method].fixed_lr if method in BASELINES else None
+        grid = lrs if fixed_lr is None else [fixed_lr]
+        trials += [Trial(method=method, seed=seed, steps=steps, lr=lr) for lr in grid]
     return trials
 
 
@@ -138,7 +135,7 @@ def train_autolrs(
 
     Args:
         task: what to train; its ``test_dataset()``, if it has one, gives the test loss.
-        config: the search's settings; without ``validation.every_steps`` it evaluates about 20 times.
+        config: the settings; without ``validation.every_steps`` it evaluates about 20 times.
         method: for the record.
 
     Raises:

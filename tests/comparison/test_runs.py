@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ray_autolrs import AutoLRSConfig, Bracket
+from ray_autolrs.comparison.runs import OURS, Trial, run_trial, train_autolrs
+from tests.comparison.test_plain_training import Steep
+from tests.digits_task import DigitsTask
+
+STEPS = 60
+
+
+class Tested(DigitsTask):
+    def test_dataset(self):
+        return self.val_dataset()
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_our_methods(method):
+    trial = Trial(method=method, seed=1, steps=STEPS, lr_interval=(1e-2, 1.0))
+    record = run_trial(Tested(), trial)
+    assert (record.method, record.lr, record.seed, record.steps) == (method, None, 1, STEPS)
+    assert record.search_steps > 0
+    assert record.curve[-1][0] == STEPS
+    steps = [step for step, _ in record.curve]
+    assert steps == sorted(set(steps))
+    # The loss of the model that is kept: with its own evaluation's steps, of averaged weights.
+    losses = [loss for _, loss in record.curve]
+    assert record.val_loss == (min(losses) if method == "autolrs" else losses[-1])
+    # Which is the model that is tested.
+    assert record.test_loss == record.val_loss
+
+
+def test_a_baseline_is_judged_at_the_same_steps():
+    trial = Trial(method="cosine", seed=1, steps=STEPS, lr=0.1)
+    record = run_trial(Tested(), trial)
+    ours = train_autolrs(Tested(), AutoLRSConfig(total_steps=STEPS, lr=(1e-2, 1.0), seed=1))
+    assert [step for step, _ in record.curve] == [step for step, _ in ours.curve]
+    assert (record.lr, record.search_steps) == (0.1, 0)
+
+
+def test_a_search_in_which_every_lr_diverges_is_a_result():
+    config = AutoLRSConfig(total_steps=200, lr=(1e6, 1e8), search=Bracket(probe_steps=50))
+    record = train_autolrs(Steep(), config)
+    assert record.diverged
+    assert record.val_loss == math.inf
+    assert record.seconds > 0
+
+
+def test_a_run_without_an_end_is_refused():
+    with pytest.raises(ValueError, match="total_steps=None: a comparison needs runs that end"):
+        train_autolrs(DigitsTask(), AutoLRSConfig(total_steps=None, lr=(1e-2, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "cosin", "lr": 0.1}, "method='cosin' must be one of autolrs, autolrs_paper, c"),
+        ({"method": "cosine"}, r"Trial\.lr=None must be a positive, finite number"),
+        ({"method": "cosine", "lr": 0.0}, r"Trial\.lr=0\.0 must be a positive"),
+        ({"method": "autolrs", "lr": 0.1}, r"Trial\.lr_interval=None must be an interval"),
+        ({"method": "cosine", "lr": 0.1, "steps": 0}, r"Trial\.steps=0 must be an integer of at"),
+    ],
+)
+def test_refusals(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Trial(**{"seed": 0, "steps": 10} | fields)
