@@ -12,7 +12,7 @@ from tests.digits_task import DigitsTask
 STEPS = 60
 
 
-class Tested(DigitsTask):
+class WithTestSet(DigitsTask):
     def test_dataset(self):
         return self.val_dataset()
 
@@ -20,7 +20,7 @@ class Tested(DigitsTask):
 @pytest.mark.parametrize("method", OURS)
 def test_our_methods(method):
     trial = Trial(method=method, seed=1, steps=STEPS, lr_interval=(1e-2, 1.0))
-    record = run_trial(Tested(), trial)
+    record = run_trial(WithTestSet(), trial)
     assert (record.method, record.lr, record.seed, record.steps) == (method, None, 1, STEPS)
     assert record.search_steps > 0
     assert record.curve[-1][0] == STEPS
@@ -35,8 +35,8 @@ def test_our_methods(method):
 
 def test_a_baseline_is_judged_at_the_same_steps():
     trial = Trial(method="cosine", seed=1, steps=STEPS, lr=0.1)
-    record = run_trial(Tested(), trial)
-    ours = train_autolrs(Tested(), AutoLRSConfig(total_steps=STEPS, lr=(1e-2, 1.0), seed=1))
+    record = run_trial(WithTestSet(), trial)
+    ours = train_autolrs(WithTestSet(), AutoLRSConfig(total_steps=STEPS, lr=(1e-2, 1.0), seed=1))
     assert [step for step, _ in record.curve] == [step for step, _ in ours.curve]
     assert (record.lr, record.search_steps) == (0.1, 0)
 
