@@ -19,7 +19,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -42,7 +42,9 @@ LONG_WARMUP = 0.2
 PRODIGY_LR = 1.0
 """Prodigy multiplies its own estimate by it; its authors say to leave it."""
 
-Scheduler = Callable[[Optimizer, int, int], LRScheduler | GreedyLR]
+Steppable = LRScheduler | GreedyLR
+
+Scheduler = Callable[[Optimizer, int, int], Steppable]
 """Builds a scheduler from an optimizer at the peak LR, the steps after the warm-up, which are
 the scheduler's, and the steps of the warm-up."""
 
@@ -120,19 +122,21 @@ def _read_off(optimizer: Optimizer, scheduler: LRScheduler, steps: int) -> list[
     return lrs
 
 
-def _transformers(name: str, **settings: float) -> Scheduler:
+def _transformers(name: str, **settings: Any) -> Scheduler:
     return lambda optimizer, steps, _: get_scheduler(name, optimizer, 0, steps, settings)
 
 
-def _inverse_sqrt(optimizer: Optimizer, steps: int, warmup_steps: int) -> LRScheduler:
+def _inverse_sqrt(optimizer: Optimizer, steps: int, warmup_steps: int) -> Steppable:
     # As in the Transformer, the time scale is the warm-up's length.
-    return get_scheduler("inverse_sqrt", optimizer, 0, steps, {"timescale": warmup_steps or None})
+    named = _transformers("inverse_sqrt", timescale=warmup_steps or None)
+    return named(optimizer, steps, warmup_steps)
 
 
-def _wsd(optimizer: Optimizer, steps: int, warmup_steps: int) -> LRScheduler:
+def _wsd(optimizer: Optimizer, steps: int, warmup_steps: int) -> Steppable:
     # 30% of the run: the longer decay was measured to end lower in short runs.
-    decay = {"num_decay_steps": round(0.3 * (steps + warmup_steps)), "decay_type": "linear"}
-    return get_scheduler("warmup_stable_decay", optimizer, 0, steps, decay)
+    decay_steps = round(0.3 * (steps + warmup_steps))
+    settings = {"num_decay_steps": decay_steps, "decay_type": "linear"}
+    return _transformers("warmup_stable_decay", **settings)(optimizer, steps, warmup_steps)
 
 
 def _multi_step(optimizer: Optimizer, steps: int, warmup_steps: int) -> LRScheduler:
