@@ -33,6 +33,9 @@ PAPER_FIRST_STAGE = 1 / 23
 """First stage of a short run of the paper's method, as a part of the run. The paper's own
 numbers are for runs of about 100,000 steps. Ours: 100 steps of 2300."""
 
+PAPER_SHORTEST_STAGE = 80
+"""Steps of it at least: a probe takes a tenth of them, and a forecast needs 8 losses."""
+
 Interval = tuple[float, float]
 """Lowest and highest LR."""
 
@@ -42,7 +45,7 @@ def _default(steps: int, lr: Interval, seed: int) -> AutoLRSConfig:
 
 
 def _paper(steps: int, lr: Interval, seed: int) -> AutoLRSConfig:
-    first = max(20, round(PAPER_FIRST_STAGE * steps))
+    first = max(PAPER_SHORTEST_STAGE, round(PAPER_FIRST_STAGE * steps))
     stages = Stages(first_steps=first, longest_steps=8 * first)
     return AutoLRSConfig.paper(steps, lr, seed=seed, stages=stages)
 

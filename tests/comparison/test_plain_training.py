@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from ray.train import RunConfig, ScalingConfig
 from schedulefree import ScheduleFreeWrapper
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from ray_autolrs import TrainingTask
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, ScheduleFreeAverage, TrainingTask
 from ray_autolrs.comparison.baselines import train_baseline
 from ray_autolrs.comparison.plain_training import train_plain
 from ray_autolrs.training.batches import StepBatches
@@ -146,6 +147,29 @@ def test_evaluations_do_not_change_the_run():
     once = train_baseline("linear", DigitsTask(), lr=0.1, steps=STEPS, seed=0, eval_every=STEPS)
     assert often.val_loss == once.val_loss
     assert [step for step, _ in often.curve] == [*range(7, STEPS, 7), STEPS]
+
+
+def test_the_schedule_that_autolrs_found_trains_the_same_model(tmp_path):
+    config = AutoLRSConfig(total_steps=STEPS, lr=(1e-2, 1.0), seed=SEED)
+    found = AutoLRSTrainer(
+        DigitsTask(),
+        config,
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name="found", storage_path=str(tmp_path)),
+    ).fit()
+    record = train_plain(
+        DigitsTask(),
+        found.schedule,
+        method="replay",
+        lr=None,
+        steps=STEPS,
+        seed=SEED,
+        averaging=ScheduleFreeAverage(),
+    )
+    evaluations = found.history[found.history["kind"] == "evaluation"]
+    assert (STEPS, record.val_loss) in set(
+        zip(evaluations["step"], evaluations["loss"], strict=True)
+    )
 
 
 def test_a_schedule_of_ones_own():
