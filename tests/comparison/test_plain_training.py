@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import importlib.util
 import math
 
 import pytest
 import torch
+from ray.train import RunConfig, ScalingConfig
 from schedulefree import ScheduleFreeWrapper
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from ray_autolrs import TrainingTask
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, ScheduleFreeAverage, TrainingTask
+from ray_autolrs.comparison.baselines import train_baseline
 from ray_autolrs.comparison.plain_training import train_plain
-from ray_autolrs.comparison.rivals import PRODIGY_LR, RIVALS, GreedySource, train_rival
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from tests.digits_task import DigitsTask
@@ -98,7 +98,7 @@ def test_cosine_is_a_plain_torch_loop_to_the_last_bit(method, part):
         if step + 1 in (20, 40, 60):
             curve.append((step + 1, loss_on(task, model, task.val_dataset())))
 
-    record = train_rival(method, task, lr=0.2, steps=STEPS, seed=SEED, eval_every=20)
+    record = train_baseline(method, task, lr=0.2, steps=STEPS, seed=SEED, eval_every=20)
     assert record.curve == tuple(curve)
     assert record.val_loss == curve[-1][1]
     assert record.test_loss == loss_on(task, model, task.test_dataset())
@@ -122,20 +122,20 @@ def test_schedule_free_is_judged_at_the_averaged_weights():
     at_average = loss_on(task, model, task.val_dataset())
 
     # The LR means what it means to the optimizer with its momentum of 0.9: steps ten times as long.
-    record = train_rival("schedule_free", task, lr=0.05, steps=STEPS, seed=SEED)
+    record = train_baseline("schedule_free", task, lr=0.05, steps=STEPS, seed=SEED)
     assert record.val_loss == pytest.approx(at_average, rel=1e-9)
     assert record.val_loss != pytest.approx(at_gradients, rel=1e-6)
     assert record.test_loss == pytest.approx(loss_on(task, model, task.test_dataset()), rel=1e-9)
 
 
 def test_schedule_free_takes_batch_norms_statistics_anew():
-    record = train_rival("schedule_free", WholeBatches(), lr=0.5, steps=STEPS, seed=SEED)
+    record = train_baseline("schedule_free", WholeBatches(), lr=0.5, steps=STEPS, seed=SEED)
     first = record.curve[0][1]
     assert record.val_loss < 0.7 * first
 
 
 def test_a_run_that_diverges_is_a_result():
-    record = train_rival("constant", Steep(), lr=1e6, steps=200, seed=0)
+    record = train_baseline("constant", Steep(), lr=1e6, steps=200, seed=0)
     assert record.diverged
     assert record.val_loss == math.inf
     assert record.test_loss is None
@@ -143,49 +143,42 @@ def test_a_run_that_diverges_is_a_result():
 
 
 def test_evaluations_do_not_change_the_run():
-    often = train_rival("linear", DigitsTask(), lr=0.1, steps=STEPS, seed=0, eval_every=7)
-    once = train_rival("linear", DigitsTask(), lr=0.1, steps=STEPS, seed=0, eval_every=STEPS)
+    often = train_baseline("linear", DigitsTask(), lr=0.1, steps=STEPS, seed=0, eval_every=7)
+    once = train_baseline("linear", DigitsTask(), lr=0.1, steps=STEPS, seed=0, eval_every=STEPS)
     assert often.val_loss == once.val_loss
     assert [step for step, _ in often.curve] == [*range(7, STEPS, 7), STEPS]
 
 
-@pytest.mark.parametrize("method", RIVALS)
-def test_every_rival_trains(method):
-    if method == "prodigy" and importlib.util.find_spec("prodigyopt") is None:
-        pytest.skip("the package prodigyopt is not installed; it is not among the requirements")
-    record = train_rival(method, DigitsTask(), lr=0.1, steps=STEPS, seed=0, eval_every=10)
-    assert math.isfinite(record.val_loss)
-    assert record.lr == (PRODIGY_LR if method == "prodigy" else 0.1)
-    if method != "prodigy":  # whose learning rate is still tiny
-        assert record.val_loss < record.curve[0][1]
+def test_the_schedule_that_autolrs_found_trains_the_same_model(tmp_path):
+    config = AutoLRSConfig(total_steps=STEPS, lr=(1e-2, 1.0), seed=SEED)
+    found = AutoLRSTrainer(
+        DigitsTask(),
+        config,
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name="found", storage_path=str(tmp_path)),
+    ).fit()
+    record = train_plain(
+        DigitsTask(),
+        found.schedule,
+        method="replay",
+        lr=None,
+        steps=STEPS,
+        seed=SEED,
+        averaging=ScheduleFreeAverage(),
+    )
+    evaluations = found.history[found.history["kind"] == "evaluation"]
+    assert (STEPS, record.val_loss) in set(
+        zip(evaluations["step"], evaluations["loss"], strict=True)
+    )
 
 
-def test_greedy_warms_up_then_answers_the_loss():
-    source = GreedySource(100, 1.0)
-    lrs = []
-    for step in range(100):
-        lrs.append(source.lr_at(step))
-        source.tell(5.0 - 0.01 * step)
-    assert lrs[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert lrs[-1] > 1.0
-    for step in range(100, 400):
-        source.lr_at(step)
-        source.tell(9.0)
-    assert source.lr_at(400) < 1.0
-
-
-def test_a_schedule_that_is_no_rivals_can_be_trained_with():
+def test_a_schedule_of_ones_own():
     class Fixed:
         def lr_at(self, step):
             return 0.1
 
     record = train_plain(DigitsTask(), Fixed(), method="mine", lr=None, steps=20, seed=0)
-    constant = train_rival("constant", DigitsTask(), lr=0.1, steps=20, seed=0)
+    constant = train_baseline("constant", DigitsTask(), lr=0.1, steps=20, seed=0)
     assert record.method == "mine"
     assert len(record.curve) == 20
     assert record.val_loss == pytest.approx(constant.val_loss, rel=0.05)
-
-
-def test_an_unknown_rival_is_refused():
-    with pytest.raises(ValueError, match="method='cosin' must be one of constant, cosine"):
-        train_rival("cosin", Steep(), lr=1.0, steps=1, seed=0)
