@@ -10,26 +10,72 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ray_autolrs.algorithm.forecast.bounded_exponential import BoundedExponential
+    from ray_autolrs.algorithm.forecast.exponential import Exponential
+    from ray_autolrs.algorithm.schedules.run_shapes import WSD, Constant, Cosine, Linear
+    from ray_autolrs.algorithm.schedules.stage_plan import Stages
+    from ray_autolrs.algorithm.schedules.warmup import Warmup
+    from ray_autolrs.algorithm.search.bracket import Bracket
+    from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
+    from ray_autolrs.algorithm.search.research import Research
     from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
     from ray_autolrs.config import AutoLRSConfig
+    from ray_autolrs.lanes import Lanes
     from ray_autolrs.schedule import LRSchedule
     from ray_autolrs.task import TrainingTask
+    from ray_autolrs.training.averaging.ema import EMA
+    from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
+    from ray_autolrs.training.settings import Validation
 
-__all__ = ["AutoLRSConfig", "AutoLRSResult", "AutoLRSTrainer", "LRSchedule", "TrainingTask"]
+__all__ = [
+    "EMA",
+    "WSD",
+    "AutoLRSConfig",
+    "AutoLRSResult",
+    "AutoLRSTrainer",
+    "BoundedExponential",
+    "Bracket",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "GaussianProcess",
+    "LRSchedule",
+    "Lanes",
+    "Linear",
+    "Research",
+    "ScheduleFreeAverage",
+    "Stages",
+    "TrainingTask",
+    "Validation",
+    "Warmup",
+]
 
 _HOMES = {
-    "AutoLRSConfig": "ray_autolrs.config",
-    "AutoLRSResult": "ray_autolrs.cluster.trainer",
-    "AutoLRSTrainer": "ray_autolrs.cluster.trainer",
-    "LRSchedule": "ray_autolrs.schedule",
-    "TrainingTask": "ray_autolrs.task",
+    "algorithm.forecast.bounded_exponential": ("BoundedExponential",),
+    "algorithm.forecast.exponential": ("Exponential",),
+    "algorithm.schedules.run_shapes": ("WSD", "Constant", "Cosine", "Linear"),
+    "algorithm.schedules.stage_plan": ("Stages",),
+    "algorithm.schedules.warmup": ("Warmup",),
+    "algorithm.search.bracket": ("Bracket",),
+    "algorithm.search.gaussian_process": ("GaussianProcess",),
+    "algorithm.search.research": ("Research",),
+    "cluster.trainer": ("AutoLRSResult", "AutoLRSTrainer"),
+    "config": ("AutoLRSConfig",),
+    "lanes": ("Lanes",),
+    "schedule": ("LRSchedule",),
+    "task": ("TrainingTask",),
+    "training.averaging.ema": ("EMA",),
+    "training.averaging.schedule_free": ("ScheduleFreeAverage",),
+    "training.settings": ("Validation",),
 }
+"""The public names of each module, below the package."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value  # the next use does not come here
     return value
 

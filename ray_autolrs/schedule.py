@@ -7,12 +7,12 @@ optimizer steps; learning rates (LRs) are those of the optimizer's first paramet
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_autolrs.algorithm.field_checks import is_integer, is_number
 from ray_autolrs.algorithm.schedules.segments import Segment
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-FORMAT = "ray_autolrs.schedule/1"
+FORMAT = "ray_autolrs.schedule/2"
 """What a schedule file says about itself. The number rises when an old reader would fail."""
 
 PLOT_POINTS_PER_SEGMENT = 200
@@ -174,7 +174,7 @@ class LRSchedule:
 def _check_segment(place: int, segment: Segment, expected_first_step: int) -> None:
     for name in ("first_step", "last_step"):
         step = getattr(segment, name)
-        if not isinstance(step, int) or isinstance(step, bool):
+        if not is_integer(step):
             raise ValueError(f"segments[{place}].{name}={step!r} must be an integer")
     if segment.first_step != expected_first_step:
         fault = "leave a gap" if segment.first_step > expected_first_step else "overlap"
@@ -187,9 +187,9 @@ def _check_segment(place: int, segment: Segment, expected_first_step: int) -> No
             f"segments[{place}].last_step={segment.last_step} must not be smaller than "
             f"first_step={segment.first_step}"
         )
-    if not _is_number(segment.multiplier) or segment.multiplier <= 0:
+    if not is_number(segment.peak_lr) or segment.peak_lr <= 0:
         raise ValueError(
-            f"segments[{place}].multiplier={segment.multiplier!r} must be positive and finite"
+            f"segments[{place}].peak_lr={segment.peak_lr!r} must be positive and finite"
         )
     for step in (segment.first_step, segment.last_step):
         try:
@@ -198,15 +198,11 @@ def _check_segment(place: int, segment: Segment, expected_first_step: int) -> No
             raise ValueError(
                 f"segments[{place}].shape={segment.shape!r} gives no LR at step {step}: {error}"
             ) from error
-        if not _is_number(lr) or lr < 0:
+        if not is_number(lr) or lr < 0:
             raise ValueError(
                 f"segments[{place}].shape={segment.shape!r} gives LR {lr!r} at step {step}; "
                 "it must be finite and not negative"
             )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _steps_to_plot(segment: Segment) -> list[int]:

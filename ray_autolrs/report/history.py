@@ -15,7 +15,7 @@ COLUMNS = (
     "stage",
     "index",
     "step",
-    "lr",
+    "peak_lr",
     "objective",
     "loss",
     "forecast",
@@ -40,7 +40,8 @@ def history_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
         if record["kind"] == "probe":
             row = {name: record.get(name) for name in COLUMNS}
             row["step"] = record["first_step"]
-            row["loss"] = record["losses"][-1] if record["losses"] else None
+            losses = record["validation_losses"] or record["training_losses"]
+            row["loss"] = losses[-1] if losses else None
             rows.append(row)
         elif record["kind"] == "apply":
             rows += _evaluation_rows(record)
@@ -65,7 +66,7 @@ def _evaluation_rows(record: Record) -> list[dict[str, Any]]:
                 "kind": "evaluation",
                 "stage": record["stage"],
                 "step": step,
-                "lr": record["segment"]["multiplier"],
+                "peak_lr": record["segment"]["peak_lr"],
                 "objective": "validation",
                 "diverged": record["diverged"],
             },

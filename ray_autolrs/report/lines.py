@@ -18,7 +18,7 @@ def describe(record: Record) -> str | None:
         case "ready":
             return f"workers ready at step {record['step']}"
         case "probe":
-            head = f"stage {record['stage']} probe {record['index'] + 1}: lr {record['lr']:.4g}"
+            head = f"stage {record['stage']} probe {record['index'] + 1}: lr {record['peak_lr']:.4g}"
             if record["diverged"]:
                 return f"{head} diverged after {record['steps']} steps"
             if record["forecast_std"] is None:
@@ -26,18 +26,19 @@ def describe(record: Record) -> str | None:
                     f"{head} has {record['objective']} loss {_loss(record['forecast'])} "
                     f"after {record['steps']} steps"
                 )
+            losses = record["validation_losses"] or record["training_losses"]
             return (
                 f"{head} forecasts {record['objective']} loss "
                 f"{_loss(record['forecast'])} ± {_loss(record['forecast_std'])} "
-                f"from {_loss(record['losses'][-1])} after {record['steps']} steps"
+                f"from {_loss(losses[-1])} after {record['steps']} steps"
             )
         case "choice":
             reason = record["reason"]
             if record["forecast"] is not None:
-                reason += f", {record['objective']} loss {_loss(record['forecast'])}"
+                reason += f", loss {_loss(record['forecast'])}"
             last = record["first_step"] + record["steps"] - 1
             return (
-                f"stage {record['stage']}: apply lr {record['lr']:.4g} ({reason}) "
+                f"stage {record['stage']}: apply lr {record['peak_lr']:.4g} ({reason}) "
                 f"to steps {record['first_step']}-{last}"
             )
         case "apply":

@@ -27,10 +27,13 @@ _HEADER = (
 def stage_table(records: Sequence[Record]) -> str:
     """Return the table as text, one line for each applied stage and one for their sum.
 
-    Forecast and outcome are the same loss: the training loss, or the validation loss once the
-    stages judge their probes by it. The outcome in training loss is the mean of the last
-    ``OUTCOME_STEPS`` steps.
+    Forecast and outcome are the same loss, that by which the stage's probes were judged: training
+    or validation loss; the outcome of a stage without probes is its validation loss. In training
+    loss it is the mean of the last ``OUTCOME_STEPS`` steps.
     """
+    objectives = {
+        record["stage"]: record["objective"] for record in records if record["kind"] == "probe"
+    }
     choices = {record["stage"]: record for record in records if record["kind"] == "choice"}
     applied = {
         record["stage"]: record
@@ -44,10 +47,10 @@ def stage_table(records: Sequence[Record]) -> str:
         rows.append(
             (
                 str(stage) if choice else "warm-up",
-                f"{record['segment']['multiplier']:.3g}",
-                choice["objective"] if choice else "-",
+                f"{record['segment']['peak_lr']:.3g}",
+                objectives.get(stage, "-"),
                 _number(choice["forecast"]) if choice else "-",
-                _number(outcome(record, choice["objective"])) if choice else "-",
+                _number(outcome(record, objectives.get(stage, "validation"))) if choice else "-",
                 str(costs.probe_steps),
                 str(costs.apply_steps),
                 f"{costs.probe_s + costs.apply_s:.1f}",
@@ -76,7 +79,7 @@ def stage_table(records: Sequence[Record]) -> str:
 def outcome(applied: Record, objective: str) -> float:
     """Return the loss that an applied stage ended at, of the kind that its probes forecast."""
     if objective == "training":
-        return statistics.fmean(applied["losses"][-OUTCOME_STEPS:])
+        return statistics.fmean(applied["training_losses"][-OUTCOME_STEPS:])
     losses = [value for _, name, value in applied["evaluations"] if name == "loss"]
     return float(losses[-1])
 

@@ -1,4 +1,4 @@
-"""Forecasters that stand beside the paper's, for series that it reads badly.
+"""An exponential that cannot become a straight line, for series that the paper's reads badly.
 
 Symbols
     t    place in the loss series, from 0; n points
@@ -8,28 +8,20 @@ Symbols
     σ²   variance of the series around a curve
     w_r  weight of a rate: its likelihood, with the variance estimated, (Σ residual²)^(-n/2)
 
-Why they exist: on a tenth of the horizon a·exp(-r·t) + c is often a straight line to the eye. The
+On a tenth of the horizon a·exp(-r·t) + c is often a straight line to the eye. The
 least-squares r is then close to 0, and the forecast a linear extrapolation by ten times.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
-from ray_autolrs.algorithm.forecast.exponential import (
-    FASTEST_DECAY,
-    Forecast,
-    Forecaster,
-    checked_series,
-)
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from ray_autolrs.algorithm.forecast.exponential import FASTEST_DECAY
+from ray_autolrs.algorithm.forecast.forecaster import Array, Forecast, checked_series
 
 SLOWEST_RATE = 4.0
 """Smallest r·h: by the horizon all but e⁻⁴ of the fall is done. Ours (measured: it takes the
@@ -45,18 +37,9 @@ they weigh about e⁻²⁰. Ours."""
 ZOOMS = 4
 """Most times that the grid zooms in. Ours: each narrows it up to thirty times."""
 
-TAIL_POINTS = 3
-"""Fewest points in a tail: a line through two leaves no noise to judge its slope by. Ours."""
-
-SIGNIFICANT_SLOPE = 3.0
-"""A tail whose slope is so many standard errors from 0 is still moving. Ours."""
-
-NORMAL_MEDIAN_FACTOR = math.sqrt(math.pi / 2)
-"""Standard error of a median over that of a mean, for normal noise."""
-
 
 @dataclass(frozen=True, slots=True)
-class BoundedExponentialForecaster:
+class BoundedExponential:
     """An exponential whose rate is bounded below, averaged over its rates by likelihood.
 
     For each rate a and c have a closed form. The variance is that of the mixture: the mean over
@@ -64,7 +47,7 @@ class BoundedExponentialForecaster:
 
     Example:
         >>> losses = [2.0 * math.exp(-0.004 * t) + 1.0 for t in range(100)]
-        >>> round(BoundedExponentialForecaster().forecast(losses, horizon=1000).loss, 2)
+        >>> round(BoundedExponential().forecast(losses, horizon=1000).loss, 2)
         1.04
     """
 
@@ -85,71 +68,6 @@ class BoundedExponentialForecaster:
         change = abs(mean - float(series[-max(1, count // 10) :].mean()))
         noise = math.sqrt(float(errors.min()) / count)
         return Forecast(loss=mean, std=std, trusted=std <= max(change, 2 * noise))
-
-
-@dataclass(frozen=True, slots=True)
-class TailMeanForecaster:
-    """The mean of a series' last part: no forecast, and on short probes better than most.
-
-    Attributes:
-        tail: part of the series that counts, in (0, 1]; never fewer than ``TAIL_POINTS`` points.
-
-    Raises:
-        ValueError: ``tail`` is outside (0, 1].
-
-    Example:
-        >>> TailMeanForecaster(tail=0.5).forecast([4.0] * 4 + [1.0, 2.0, 1.0, 2.0], 80).loss
-        1.5
-    """
-
-    tail: float = 0.3
-
-    def __post_init__(self) -> None:
-        _check_tail(self.tail)
-
-    def forecast(self, losses: Sequence[float], horizon: int) -> Forecast:
-        """See :meth:`Forecaster.forecast`. Not trusted while the tail still falls or rises."""
-        tail = _tail(losses, self.tail)
-        return Forecast(float(tail.mean()), _standard_error(tail), trusted=_is_level(tail))
-
-
-@dataclass(frozen=True, slots=True)
-class TailMedianForecaster:
-    """The median of a series' last part, for losses with spikes.
-
-    Attributes:
-        tail: part of the series that counts, in (0, 1]; never fewer than ``TAIL_POINTS`` points.
-
-    Raises:
-        ValueError: ``tail`` is outside (0, 1].
-
-    Example:
-        >>> TailMedianForecaster(tail=0.5).forecast([4.0] * 5 + [1.0, 2.0, 1.0, 90.0, 1.5], 90).loss
-        1.5
-    """
-
-    tail: float = 0.3
-
-    def __post_init__(self) -> None:
-        _check_tail(self.tail)
-
-    def forecast(self, losses: Sequence[float], horizon: int) -> Forecast:
-        """See :meth:`Forecaster.forecast`. Not trusted while the tail still falls or rises."""
-        tail = _tail(losses, self.tail)
-        # From the median deviation, which a spike does not move (0.6745: a normal's quartile).
-        deviation = float(np.median(np.abs(tail - np.median(tail)))) / 0.6745
-        std = NORMAL_MEDIAN_FACTOR * deviation / math.sqrt(len(tail))
-        return Forecast(float(np.median(tail)), std, trusted=_is_level(tail))
-
-
-FORECASTERS: Mapping[str, Callable[[], Forecaster]] = MappingProxyType(
-    {
-        "bounded_exponential": BoundedExponentialForecaster,
-        "tail_mean": TailMeanForecaster,
-        "tail_median": TailMedianForecaster,
-    }
-)
-"""By the name in ``AutoLRSConfig.forecaster``; the paper's is built from the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,28 +112,3 @@ def _fit(series: Array, rate: float, horizon: int) -> _Fit:
     distance = math.expm1(-rate * horizon) - float(basis.mean())
     variance = squared_error / (len(series) - 2) * (1 / len(series) + distance**2 / spread)
     return _Fit(float(series.mean()) + scale * distance, variance, squared_error)
-
-
-def _tail(losses: Sequence[float], part: float) -> Array:
-    series = checked_series(losses)
-    return series[-max(TAIL_POINTS, round(part * len(series))) :]
-
-
-def _check_tail(part: float) -> None:
-    if not 0 < part <= 1:
-        raise ValueError(f"tail must be above 0 and at most 1, got {part!r}: it is a part of 1")
-
-
-def _standard_error(tail: Array) -> float:
-    return float(tail.std(ddof=1)) / math.sqrt(len(tail))
-
-
-def _is_level(tail: Array) -> bool:
-    """Return whether a line through the tail has no slope that its noise does not explain."""
-    places = np.arange(len(tail), dtype=np.float64)
-    places -= places.mean()
-    slope = float(places @ tail) / float(places @ places)
-    residuals = tail - tail.mean() - slope * places
-    variance = float(residuals @ residuals) / max(1, len(tail) - 2)
-    error = math.sqrt(variance / float(places @ places))
-    return abs(slope) <= SIGNIFICANT_SLOPE * error + 1e-12 * max(1.0, float(abs(tail).max()))

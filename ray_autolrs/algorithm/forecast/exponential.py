@@ -15,18 +15,20 @@ alone. Before it, a quadratic smoothing spline takes out outliers and noise.
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from scipy.interpolate import UnivariateSpline
 from scipy.optimize import minimize_scalar
 
-from ray_autolrs.config_rules import MIN_SERIES_POINTS
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from ray_autolrs.algorithm.field_checks import check, check_integer, is_number
+from ray_autolrs.algorithm.forecast.forecaster import (
+    MIN_SERIES_POINTS,
+    Array,
+    Forecast,
+    checked_series,
+)
 
 RATE_GRID_POINTS = 200
 """Values of log(−b) tried before the best is refined. Ours: the published code descends from
@@ -41,43 +43,9 @@ STRAIGHT_LINE = 0.01
 FASTEST_DECAY = 30.0
 """Largest −b: the model is flat after the first point. Ours, likewise."""
 
-LARGEST_LOSS = 1e40
-"""Losses count as no larger than this, beyond float32: larger ones overflow in the fit. Ours."""
-
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
-    """A forecast loss and its standard deviation, in the loss's own unit.
-
-    Attributes:
-        loss: the forecast.
-        std: its standard deviation; NaN where nothing is known about it.
-        trusted: whether the forecaster trusts itself.
-    """
-
-    loss: float
-    std: float
-    trusted: bool = True
-
-
-class Forecaster(Protocol):
-    """Tells where a loss series is going."""
-
-    @abstractmethod
-    def forecast(self, losses: Sequence[float], horizon: int) -> Forecast:
-        """Return the loss at place ``horizon`` of the series that begins with ``losses``.
-
-        Args:
-            losses: finite losses, evenly spaced, at least ``MIN_SERIES_POINTS`` of them.
-            horizon: place to forecast, counted from 0 at the first loss.
-
-        Raises:
-            ValueError: the series is too short or not finite.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class ExponentialForecaster:
+class Exponential:
     """The paper's forecaster: denoise with a spline, then fit a decaying exponential.
 
     Attributes:
@@ -86,17 +54,29 @@ class ExponentialForecaster:
             the single worst point.
         denoise_window: only outliers in this first fraction of the series are dropped.
 
+    The numbers are the published code's, for training losses.
+
+    Raises:
+        ValueError: a field is out of its range.
+
     Example:
         >>> import math
         >>> losses = [2.0 * math.exp(-0.001 * t) + 1.0 for t in range(100)]
-        >>> forecaster = ExponentialForecaster(10, 0.03, 0.5)
-        >>> round(forecaster.forecast(losses, horizon=1000).loss, 1)
+        >>> round(Exponential().forecast(losses, horizon=1000).loss, 1)
         1.7
     """
 
-    denoise_rounds: int
-    denoise_fraction: float | None
-    denoise_window: float
+    denoise_rounds: int = 10
+    denoise_fraction: float | None = 0.03
+    denoise_window: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_integer(self, "denoise_rounds", minimum=0)
+        fraction, window = self.denoise_fraction, self.denoise_window
+        holds = fraction is None or (is_number(fraction) and 0 <= fraction < 0.5)
+        check(self, "denoise_fraction", holds, "must be None or lie in [0, 0.5)")
+        holds = is_number(window) and 0 <= window <= 1
+        check(self, "denoise_window", holds, "must lie in [0, 1]")
 
     def forecast(self, losses: Sequence[float], horizon: int) -> Forecast:
         """See :meth:`Forecaster.forecast`."""
@@ -148,23 +128,6 @@ def _spline(places: Array, losses: Array) -> UnivariateSpline:
         # smoothness; SciPy says so and gives the nearest.
         warnings.filterwarnings("ignore", "(?s).*smoothing spline", UserWarning)
         return UnivariateSpline(places, losses, k=2)
-
-
-def checked_series(losses: Sequence[float]) -> Array:
-    """Return a series as an array, its values within ``LARGEST_LOSS``.
-
-    Raises:
-        ValueError: it is too short for a forecast, or not finite.
-    """
-    series = np.asarray(losses, dtype=np.float64)
-    if len(series) < MIN_SERIES_POINTS:
-        raise ValueError(
-            f"the loss series has {len(series)} points; a forecast needs at least "
-            f"{MIN_SERIES_POINTS}: lengthen the probe"
-        )
-    if not np.isfinite(series).all():
-        raise ValueError("the loss series is not finite: a diverged probe has no forecast")
-    return np.clip(series, -LARGEST_LOSS, LARGEST_LOSS)
 
 
 def _fit_rate(series: Array) -> float:

@@ -41,8 +41,8 @@ FASTEST_WITHOUT_AVERAGING = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Averaging:
-    """Schedule-Free averaging, as the model needs it.
+class Interpolation:
+    """Schedule-Free's average, as the model needs it.
 
     Attributes:
         momentum: how near to the average gradients are taken (β).
@@ -95,7 +95,7 @@ class NoisyQuadratic:
 
     lr_scale: float
     steps: int
-    averaging: Averaging | None
+    averaging: Interpolation | None
 
     @property
     def curvatures(self) -> Array:
@@ -142,7 +142,7 @@ def _at_gradient(now: Moments, momentum: float) -> Array:
     return np.concatenate([mean**2, variance])
 
 
-def _averaged_step(now: Moments, lr: float, curvatures: Array, averaging: Averaging) -> Moments:
+def _averaged_step(now: Moments, lr: float, curvatures: Array, averaging: Interpolation) -> Moments:
     from_x = lr * averaging.momentum * curvatures
     from_z = 1 - lr * (1 - averaging.momentum) * curvatures
     z = from_z * now.z - from_x * now.x

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from ray_autolrs.algorithm.forecast.exponential import Forecast
+from ray_autolrs.algorithm.forecast.forecaster import MIN_SERIES_POINTS, Forecast
 from ray_autolrs.algorithm.forecast.loss_curves import (
     LossCurve,
     bin_edges,
@@ -37,8 +37,12 @@ from ray_autolrs.algorithm.forecast.loss_curves import (
     checked_lrs,
     joined_history,
 )
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Array, Averaging, Moments, NoisyQuadratic
-from ray_autolrs.config_rules import MIN_SERIES_POINTS
+from ray_autolrs.algorithm.forecast.noisy_quadratic import (
+    Array,
+    Interpolation,
+    Moments,
+    NoisyQuadratic,
+)
 
 START_POWERS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)
 """Powers s. Ours."""
@@ -97,23 +101,8 @@ class SpectralModel:
     lr_range: tuple[float, float]
     _quadratic: NoisyQuadratic
     _end: Moments
-    _floor: float
     _fits: tuple[_Fit, ...]
     _likelihoods: Array
-
-    def predict(self, lrs: Sequence[float]) -> Forecast:
-        """Return the loss, at the average, after the applied history goes on with these LRs.
-
-        Not trusted are a fit to fewer than ``TRUSTED_POINTS`` means, and LRs of which the largest
-        is above, or whose mean is below, those seen by more than ``TRUSTED_RATIO``. (A decay may
-        end at 0: the mean counts.)
-
-        Raises:
-            ValueError: there is no LR, or one is negative or not finite.
-        """
-        rates = checked_lrs(lrs)
-        loss, std = self._mean(self._features(rates))
-        return Forecast(loss + self._floor, std, self._is_trusted(rates))
 
     def gains(
         self, options: Sequence[Sequence[float]], instead_of: Sequence[float]
@@ -121,7 +110,9 @@ class SpectralModel:
         """Return by how much lower the loss ends with each list of LRs than with another one.
 
         The error of a difference is smaller than that of a loss: the powers share what they do not
-        know of the loss itself.
+        know of the loss itself. Not trusted are a fit to fewer than ``TRUSTED_POINTS`` means, and
+        LRs of which the largest is above, or whose mean is below, those seen by more than
+        ``TRUSTED_RATIO``. (A decay may end at 0: the mean counts.)
 
         Raises:
             ValueError: there is no LR, or one is negative or not finite.
@@ -156,7 +147,7 @@ class SpectralModel:
 
 def fit_spectral(
     curves: Sequence[LossCurve],
-    averaging: Averaging | None = None,
+    averaging: Interpolation | None = None,
     total_steps: int | None = None,
 ) -> SpectralModel:
     """Fit the model to the applied history and all probes at once.
@@ -254,7 +245,6 @@ def _solve(
         lr_range=lr_range,
         _quadratic=quadratic,
         _end=end,
-        _floor=floor,
         _fits=fits,
         _likelihoods=likelihoods / likelihoods.sum(),
     )

@@ -1,15 +1,12 @@
-"""A learning-rate schedule as a list of segments, each a multiplier times a shape.
+"""A learning-rate schedule as a list of segments, each a peak LR times a shape.
 
 Symbols
     η   learning rate (LR) of the first parameter group at a step
-    m   multiplier: the LR that a search chose
+    m   peak LR: the LR that a search chose
     s   shape: a factor in [0, 1] that depends on the step alone
         (:mod:`ray_autolrs.algorithm.schedules.shapes`)
 
-    η(step) = m · s(step)
-
-The paper's shape is constant, so its schedule is piecewise constant. Steps count from 0 and
-are applied optimizer steps: the LR of a step is the one its update is made with.
+η(step) = m · s(step). The paper's shape is flat, so its schedule is piecewise constant.
 """
 
 from __future__ import annotations
@@ -19,36 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_autolrs.algorithm.schedules.cycles import CosineRestarts, Cyclic, OneCycle
-from ray_autolrs.algorithm.schedules.decays import (
-    Cosine,
-    InverseSqrt,
-    Linear,
-    MultiStep,
-    Polynomial,
-    Trapezoid,
-    WarmupStableDecay,
-)
-from ray_autolrs.algorithm.schedules.shapes import Constant, LinearWarmup, Shape
-
-__all__ = ["SHAPES", "Constant", "LinearWarmup", "Segment", "Shape", "group_lrs"]
+from ray_autolrs.algorithm.schedules.shapes import Flat, Shape, WarmupCosine, WarmupStableDecay
 
 SHAPES: dict[str, type[Shape]] = {
-    shape.name: shape
-    for shape in (
-        Constant,
-        LinearWarmup,
-        Linear,
-        Cosine,
-        Polynomial,
-        WarmupStableDecay,
-        Trapezoid,
-        InverseSqrt,
-        MultiStep,
-        OneCycle,
-        Cyclic,
-        CosineRestarts,
-    )
+    shape.name: shape for shape in (Flat, WarmupStableDecay, WarmupCosine)
 }
 """Every shape, by the name that stands in a saved schedule."""
 
@@ -58,33 +29,33 @@ class Segment:
     """The LR of a range of steps.
 
     Attributes:
-        first_step: first applied step that the segment holds.
+        first_step: first applied step that it holds.
         last_step: last applied step that it holds.
-        multiplier: the LR that the shape is multiplied with.
+        peak_lr: the LR that the shape is multiplied with.
         shape: factor of the step.
     """
 
     first_step: int
     last_step: int
-    multiplier: float
-    shape: Shape = field(default=Constant())
+    peak_lr: float
+    shape: Shape = field(default=Flat())
 
     @property
     def steps(self) -> int:
-        """Number of steps that the segment holds."""
+        """Number of steps that it holds."""
         return self.last_step - self.first_step + 1
 
     def lr_at(self, step: int) -> float:
         """Return the LR of the first parameter group at ``step``, which the segment holds."""
         assert self.first_step <= step <= self.last_step, (step, self)
-        return self.multiplier * self.shape.factor(step)
+        return self.peak_lr * self.shape.factor(step)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the segment as JSON values."""
         return {
             "first_step": self.first_step,
             "last_step": self.last_step,
-            "multiplier": self.multiplier,
+            "peak_lr": self.peak_lr,
             "shape": {"name": self.shape.name} | dataclasses.asdict(self.shape),  # type: ignore[call-overload]
         }
 
@@ -106,7 +77,7 @@ class Segment:
             return cls(**fields, shape=SHAPES[shape_name](**shape_fields))
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{values!r} is not a segment: it needs first_step, last_step, multiplier and shape"
+                f"{values!r} is not a segment: it needs first_step, last_step, peak_lr and shape"
             ) from error
 
 

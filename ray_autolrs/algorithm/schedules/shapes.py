@@ -1,15 +1,14 @@
 """Shapes of the learning rate (LR): factors in [0, 1] that depend on the step alone.
 
-This module holds what all of them share and the two simplest ones. Those that fall are in
-:mod:`ray_autolrs.algorithm.schedules.decays`, those that go up and down again in
-:mod:`ray_autolrs.algorithm.schedules.cycles`.
-
 Symbols
     t   applied optimizer step, from 0: the LR of a step is the one its update is made with
     a   first step of the shape (``first_step``)
     n   steps that it is planned for (``steps``)
-    p   progress, (t - a) / n, held at 0 before the first step and at 1 after the last
-    f   floor: the smallest factor of a decay or a cycle (``floor``)
+    i   place of a step in the shape, t - a, held at 0 before it
+    w   steps of the warm-up, in which the factor is ((i + 1)/w)^q (``warmup_power``)
+    d   steps of the decay
+
+What a user passes as a run's shape is in :mod:`ray_autolrs.algorithm.schedules.run_shapes`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
+
+from ray_autolrs.algorithm.field_checks import check, check_integer, check_positive
 
 
 class Shape(Protocol):
@@ -31,98 +32,101 @@ class Shape(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
-    """The paper's shape: the LR stays at the multiplier.
+class Flat:
+    """The paper's shape: the LR stays at its peak.
 
-    >>> [Constant().factor(step) for step in (0, 10, 1000)]
+    >>> [Flat().factor(step) for step in (0, 10, 1000)]
     [1.0, 1.0, 1.0]
     """
 
-    name = "constant"
+    name = "flat"
 
     def factor(self, step: int) -> float:
         return 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class LinearWarmup:
-    """Rises linearly from 1/steps at ``first_step`` to 1 at the last of ``steps`` steps.
+class WarmupStableDecay:
+    """Rises in its first steps, stays at 1, and falls linearly to 0 in its last.
 
-    transformers begins at 0 and reaches 1 a step later: its first update changes nothing.
+    The factor is min(1, ((i + 1)/w)^q) min(1, (n - i)/d). Where ``steps`` is None it has no end
+    and does not fall. It reaches 0 at the step after its last.
 
-    >>> [LinearWarmup(first_step=0, steps=4).factor(step) for step in (0, 1, 3, 9)]
-    [0.25, 0.5, 1.0, 1.0]
+    Source: Hu et al. 2024, "MiniCPM" (WSD, with its warm-up); the power q is ours.
+
+    Raises:
+        ValueError: a field is out of its range.
+
+    >>> shape = WarmupStableDecay(first_step=0, steps=10, warmup_steps=2, decay_steps=4)
+    >>> [shape.factor(step) for step in (0, 1, 6, 7, 9, 10)]
+    [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
+    """
+
+    first_step: int
+    steps: int | None
+    warmup_steps: int
+    decay_steps: int
+    warmup_power: float = 1.0
+    name = "warmup_stable_decay"
+
+    def __post_init__(self) -> None:
+        check_integer(self, "first_step", minimum=0)
+        check_integer(self, "steps", minimum=1, optional=True)
+        check_integer(self, "warmup_steps", minimum=0)
+        check_integer(self, "decay_steps", minimum=0)
+        check_positive(self, "warmup_power")
+        if self.steps is None:
+            check(self, "decay_steps", self.decay_steps == 0, "needs steps, to end with them")
+            return
+        rule = f"and decay_steps={self.decay_steps} must fit into steps={self.steps}"
+        fits = self.warmup_steps + self.decay_steps <= self.steps
+        check(self, "warmup_steps", fits, rule)
+
+    def factor(self, step: int) -> float:
+        place = max(step - self.first_step, 0)
+        rise = _rise(self, place) if place < self.warmup_steps else 1.0
+        if self.steps is None or self.decay_steps == 0:
+            return rise
+        return rise * min(1.0, max(0, self.steps - place) / self.decay_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupCosine:
+    """Rises in its first steps, then falls along half a cosine wave: (1 + cos πp) / 2.
+
+    p is the part of the steps after the warm-up that lies before a step, at most 1.
+
+    Source: Loshchilov & Hutter 2017, "SGDR", equation 5, with a single cycle.
+
+    Raises:
+        ValueError: a field is out of its range.
+
+    >>> shape = WarmupCosine(first_step=0, steps=6, warmup_steps=2)
+    >>> [round(shape.factor(step), 4) for step in (0, 1, 2, 4, 6)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
     """
 
     first_step: int
     steps: int
-    name = "linear_warmup"
+    warmup_steps: int = 0
+    warmup_power: float = 1.0
+    name = "warmup_cosine"
+
+    def __post_init__(self) -> None:
+        check_integer(self, "first_step", minimum=0)
+        check_integer(self, "steps", minimum=1)
+        check_integer(self, "warmup_steps", minimum=0)
+        check_positive(self, "warmup_power")
+        rule = f"must be smaller than steps={self.steps}"
+        check(self, "warmup_steps", self.warmup_steps < self.steps, rule)
 
     def factor(self, step: int) -> float:
-        return min(1.0, (step - self.first_step + 1) / self.steps)
+        place = max(step - self.first_step, 0)
+        if place < self.warmup_steps:
+            return _rise(self, place)
+        part = (place - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return (1 + math.cos(math.pi * min(part, 1.0))) / 2
 
 
-# What the shapes share --------------------------------------------------------------------
-
-
-class Span(Protocol):
-    """A shape with a first step and a length."""
-
-    @property
-    def first_step(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-
-
-def progress(shape: Span, step: int) -> float:
-    """Return the part of the shape's steps that lies before ``step``, in [0, 1]."""
-    return min(max((step - shape.first_step) / shape.steps, 0.0), 1.0)
-
-
-def half_cosine(part: float) -> float:
-    """Return half a cosine wave from 1 at 0 to 0 at 1."""
-    return (1 + math.cos(math.pi * part)) / 2
-
-
-def above_floor(floor: float, part: float) -> float:
-    """Return the point that lies the given part of the way from ``floor`` up to 1."""
-    return floor + (1 - floor) * part
-
-
-def is_integer(value: object) -> bool:
-    """Return whether a value is an integer; a bool is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number; a bool is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check(shape: Any, name: str, holds: bool, rule: str) -> None:
-    """Refuse a shape's field unless the rule holds.
-
-    Raises:
-        ValueError: it does not; the message names the field, its value and the rule.
-    """
-    if not holds:
-        raise ValueError(f"{type(shape).__name__}.{name}={getattr(shape, name)!r} {rule}")
-
-
-def check_integer(shape: Any, name: str, *, minimum: int) -> None:
-    """Refuse a field that is not an integer of at least ``minimum``."""
-    value = getattr(shape, name)
-    rule = f"must be an integer of at least {minimum}"
-    check(shape, name, is_integer(value) and value >= minimum, rule)
-
-
-def check_span(shape: Span) -> None:
-    """Refuse a first step below 0, and fewer steps than one."""
-    check_integer(shape, "first_step", minimum=0)
-    check_integer(shape, "steps", minimum=1)
-
-
-def check_floor(shape: Any) -> None:
-    """Refuse a floor outside of [0, 1)."""
-    rule = "must lie in [0, 1): it is a factor of the peak LR, not an LR"
-    check(shape, "floor", is_number(shape.floor) and 0 <= shape.floor < 1, rule)
+def _rise(shape: WarmupCosine | WarmupStableDecay, place: int) -> float:
+    return float(((place + 1) / shape.warmup_steps) ** shape.warmup_power)

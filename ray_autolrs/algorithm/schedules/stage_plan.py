@@ -1,18 +1,72 @@
 """How a run is cut into stages.
 
 Symbols
-    τ    steps of a stage: 1000 at first, doubled after each stage until τ_max
-    τ′   steps of a probe, τ/10
+    τ    steps of a stage: 1000 at first, doubled after each stage until τ_max (the paper)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
-from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.algorithm.field_checks import check, check_integer
 
-Objective = Literal["training", "validation"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stages:
+    """The lengths of a run's stages.
+
+    Raises:
+        ValueError: a field is out of its range, or the longest stage is shorter than the first.
+    """
+
+    first_steps: int | None = None
+    """Applied steps in the first stage (τ at the start). None is 6% of the run, or 1000 without an
+    end. The paper's is 1000 (published code)."""
+
+    longest_steps: int | None = None
+    """Applied steps in a stage once stages stop growing (τ_max). None is a quarter of the run, or
+    1000. The paper's is 8000 (published code)."""
+
+    growth: int = 2
+    """Factor by which a stage is longer than the one before. Source: the published code."""
+
+    def __post_init__(self) -> None:
+        check_integer(self, "first_steps", minimum=1, optional=True)
+        check_integer(self, "longest_steps", minimum=1, optional=True)
+        check_integer(self, "growth", minimum=1)
+        first, longest = self.first_steps, self.longest_steps
+        if first is not None and longest is not None:
+            rule = f"must be at least first_steps={first}"
+            check(self, "longest_steps", longest >= first, rule)
+            rule = f"must equal first_steps={first} when growth=1"
+            check(self, "longest_steps", self.growth > 1 or longest == first, rule)
+
+    def resolve(self, total_steps: int | None) -> Stages:
+        """Return the stages with both lengths filled in.
+
+        >>> Stages().resolve(2000)
+        Stages(first_steps=120, longest_steps=500, growth=2)
+        """
+        first, longest = self.first_steps, self.longest_steps
+        if first is None:
+            first = 1000
+            if total_steps is not None:
+                first = max(round(0.06 * total_steps), min(total_steps, 20))
+        if longest is None:
+            quarter = 1000 if total_steps is None else total_steps // 4
+            longest = first if self.growth == 1 else max(quarter, first)
+        return replace(self, first_steps=first, longest_steps=longest)
+
+    def planned_steps(self, number: int) -> int:
+        """Return τ of a stage, from 1, before the run's end cuts or stretches it."""
+        steps, longest = self.first_steps, self.longest_steps
+        assert steps is not None, self
+        assert longest is not None, self
+        for _ in range(number - 1):
+            if steps >= longest:
+                break
+            steps *= self.growth
+        return min(steps, longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +77,13 @@ class Stage:
         number: 1 for the first stage.
         first_step: applied step that it starts at.
         steps: applied steps in it (τ).
-        probe_steps: optimizer steps of its shortest probes (τ′).
-        objective: the loss that its probes are judged by.
+        grows: whether stages still grow: no stage of the longest length came before it.
     """
 
     number: int
     first_step: int
     steps: int
-    probe_steps: int
-    objective: Objective
+    grows: bool = True
 
     @property
     def last_step(self) -> int:
@@ -39,84 +91,61 @@ class Stage:
         return self.first_step + self.steps - 1
 
 
-def next_stage(config: AutoLRSConfig, previous: Stage | None) -> Stage | None:
+def next_stage(
+    stages: Stages, total_steps: int | None, previous: Stage | None, *, first_step: int = 0
+) -> Stage | None:
     """Return the stage that follows ``previous``, or None where the run ends.
 
     Without a known end there is always another.
 
-    The objective is the training loss while τ grows, and the validation loss once a stage at
-    τ_max has been applied (published code). A departure of ours: a rest shorter than the
-    first stage is no stage of its own but lengthens the one before it, and the last stage is
-    as long as what is left, so that a run has exactly ``total_steps`` applied steps.
+    A departure of ours: a rest shorter than the first stage is no stage of its own but lengthens
+    the one before it, and the last stage is as long as what is left, so that a run has exactly
+    ``total_steps`` applied steps.
+
+    Args:
+        stages: the resolved lengths.
+        total_steps: applied steps of the run, or None.
+        previous: the stage before; None asks for the first.
+        first_step: applied step that the first stage starts at.
     """
-    if previous is None:
-        number = 1
-        first_step = config.resolved_warmup_steps if config.warmup_is_applied_first else 0
-    else:
-        number, first_step = previous.number + 1, previous.last_step + 1
-    steps = _planned_steps(config, number)
-    if config.total_steps is not None:
-        left = config.total_steps - first_step
+    number = 1 if previous is None else previous.number + 1
+    first_step = first_step if previous is None else previous.last_step + 1
+    steps = stages.planned_steps(number)
+    if total_steps is not None:
+        left = total_steps - first_step
         if left == 0:
             return None
-        shortest = config.resolved_first_stage_steps
-        assert left >= shortest, (config, previous)
+        shortest = stages.planned_steps(1)
+        assert left >= shortest, (stages, total_steps, previous)
         steps = left if left - steps < shortest else steps
-    if config.searches_first:
-        objective: Objective = "validation" if config.forecaster is None else "training"
-        return Stage(number, first_step, steps, config.resolved_probe_steps, objective)
-    longest = config.resolved_max_stage_steps
-    reached_max = number > 1 and _planned_steps(config, number - 1) == longest
-    return Stage(
-        number=number,
-        first_step=first_step,
-        steps=steps,
-        probe_steps=round(steps * config.probe_fraction),
-        objective="validation" if reached_max else "training",
-    )
+    grows = number == 1 or stages.planned_steps(number - 1) != stages.longest_steps
+    return Stage(number, first_step, steps, grows)
 
 
-def last_stage(config: AutoLRSConfig, previous: Stage) -> Stage | None:
-    """Return the stage that a run without an end closes with, or None where there is none.
+def closing_stage(previous: Stage, decay_fraction: float) -> Stage | None:
+    """Return the stage that a run without a known end falls in, or None where it does not fall.
 
-    Shapes that fall do so over ``decay_fraction`` of the finished run.
+    The fall takes ``decay_fraction`` of the finished run.
     """
-    if config.shape == "constant":
+    if decay_fraction == 0:
         return None
     done = previous.last_step + 1
-    part = config.decay_fraction / (1 - config.decay_fraction)
-    steps = max(1, round(done * part))
-    return Stage(previous.number + 1, done, steps, 0, previous.objective)
+    steps = max(1, round(done * (decay_fraction / (1 - decay_fraction))))
+    return Stage(previous.number + 1, done, steps, previous.grows)
 
 
-def plan_stages(config: AutoLRSConfig) -> tuple[Stage, ...]:
-    """Return every stage of a run whose end is known.
+def plan_stages(stages: Stages, total_steps: int, *, first_step: int = 0) -> tuple[Stage, ...]:
+    """Return every stage of a run whose end is known; arguments as :func:`next_stage`.
 
-    >>> config = AutoLRSConfig.paper(total_steps=16_500, lr_min=1e-3, lr_max=1.0)
-    >>> [(stage.first_step, stage.steps, stage.objective) for stage in plan_stages(config)]
+    >>> paper = Stages(first_steps=1000, longest_steps=8000)
+    >>> [(stage.first_step, stage.steps, stage.grows) for stage in plan_stages(paper, 16_500)]
     ... # doctest: +NORMALIZE_WHITESPACE
-    [(0, 1000, 'training'), (1000, 2000, 'training'), (3000, 4000, 'training'),
-     (7000, 8000, 'training'), (15000, 1500, 'validation')]
+    [(0, 1000, True), (1000, 2000, True), (3000, 4000, True), (7000, 8000, True),
+     (15000, 1500, False)]
     """
-    assert config.total_steps is not None, config
-    stages: list[Stage] = []
-    stage = next_stage(config, None)
+    planned: list[Stage] = []
+    stage = next_stage(stages, total_steps, None, first_step=first_step)
     while stage is not None:
-        stages.append(stage)
-        stage = next_stage(config, stage)
-    return tuple(stages)
-
-
-def validation_interval(evals: int, probe_steps: int) -> int:
-    """Return the steps between two validation losses of a probe (published code)."""
-    return max(1, probe_steps // evals)
-
-
-def _planned_steps(config: AutoLRSConfig, number: int) -> int:
-    """Return τ of a stage before the run's end cuts or stretches it."""
-    steps, longest = config.resolved_first_stage_steps, config.resolved_max_stage_steps
-    for _ in range(number - 1):
-        if steps >= longest:
-            break
-        steps *= config.stage_growth
-    return min(steps, longest)
+        planned.append(stage)
+        stage = next_stage(stages, total_steps, stage)
+    return tuple(planned)

@@ -1,26 +1,27 @@
 """Bracketing before the first step: walk downhill until the best LR has a worse one on each side.
 
 Symbols
-    η_j   learning rate (LR) of rung j: rungs lie evenly in log LR, a factor √10 apart or less
-    n     steps of a probe (``resolved_probe_steps``); T steps of the run
+    η_j   learning rate (LR) of place j on a grid, even in log LR, a factor √10 apart or less
+    n     steps of a probe (``probe_steps``); T steps of the run
+    Z_j   what the probe of η_j ended at: its validation loss, at the averaged weights
     β     how near to the average Schedule-Free takes its gradients
-    ΔZ    loss gained: training loss before the first step, less the best probe's validation loss
-    m     the multiplier that is applied
+    ΔZ    loss gained: training loss before the first step, less the best probe's Z
+    m     the LR that is applied
 
-    1. The two rungs in the middle are tried, n steps each, in the first half of which the LR
-       rises. With ``first_lr`` the rungs are powers of √10, and the two are those around it: a
-       wrong guess begins the walk elsewhere and ends it at the same rungs.
+    1. The two LRs in the middle of the grid are tried, n steps each, in the first half of which
+       the LR rises. With a guess the grid is that of the powers of √10, and the two are those
+       around it: a wrong guess begins the walk elsewhere and ends it at the same LRs.
     2. Of neighbours the smaller LR is preferred, unless the larger one wins by MARGIN · ΔZ. While
-       the preferred rung is the smallest or the largest that was tried, the next one on its side
-       is: three or four probes where six spread over three decades would be six.
-    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of the preferred rung and those beside
-       it (:func:`~ray_autolrs.algorithm.search.first_search.weighted_mean_lr`): short probes from
-       initialisation favour LRs that are too large for T steps. c is HORIZON_CORRECTION for
-       noisy gradients, and less where a large batch makes them less so: times (1 - β) / 0.2.
+       the preferred LR is the smallest or the largest that was tried, its neighbour on that side
+       is tried: three or four probes where six spread over three decades would be six.
+    3. ln m = Σ w_j ln η_j - c ln(T / n), the weighted mean of the preferred LR and those beside it
+       with w_j ∝ exp(-(Z_j - min Z) / (TEMPERATURE ΔZ)): short probes from initialisation favour
+       LRs that are too large for T steps. c is HORIZON_CORRECTION for noisy gradients, and less
+       where a large batch makes them less so: times (1 - β) / 0.2.
 
 The margin is for models that begin on a plateau. A masked language model first learns how often
 tokens occur: every LR of two decades is as good at that, within 0.03 ΔZ, but at the upper ones it
-learns nothing else. In other models a rung too high shows in the probes' losses.
+learns nothing else. In other models an LR that is too high shows in the probes' losses.
 
 A probe begins like a run in small, at an LR that rises for long. With a warm-up of a tenth the
 best LR of a probe was off a run's by a factor of 1.64 (one standard deviation over six tasks,
@@ -33,19 +34,30 @@ Source: our measurements (bench/NOTES.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from ray_autolrs.algorithm.schedules.decays import Trapezoid
-from ray_autolrs.algorithm.search.first_search import FirstSearch, anneal_steps
-from ray_autolrs.algorithm.search.midpoints import log_midpoints
-from ray_autolrs.algorithm.search.strategy import Candidate, Observation, StageContext
-from ray_autolrs.config import MOST_LOOKAHEAD, AutoLRSConfig
+from ray_autolrs.algorithm.field_checks import check, check_integer
+from ray_autolrs.algorithm.forecast.forecaster import MIN_SERIES_POINTS
+from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
+from ray_autolrs.algorithm.schedules.stage_plan import Stage
+from ray_autolrs.algorithm.search.research import Research
+from ray_autolrs.algorithm.search.strategy import (
+    MOST_RETREATS,
+    Candidate,
+    Choice,
+    Observation,
+    RunFacts,
+    SearchStrategy,
+    StageContext,
+)
 
-RUNG = math.sqrt(10)
+LARGEST_FACTOR = math.sqrt(10)
 """Largest factor between two LRs that are tried one after the other."""
 
-GUESS_RUNGS = 6
-"""Rungs to each side of the two around ``first_lr``: it may be off by a factor of 300."""
+GUESS_PLACES = 6
+"""LRs to each side of the two around a guess: it may be off by a factor of 300."""
 
 MARGIN = 0.02
 """Part of the loss gained by which a higher LR must win. Ours (measured)."""
@@ -56,92 +68,199 @@ TEMPERATURE = 0.05
 HORIZON_CORRECTION = 0.16
 """Part of ln(T / n) by which an LR found at n steps is too large for T. Ours (measured)."""
 
+MOST_LOOKAHEAD = 0.2
+"""1 - β of small batches, with which the whole correction is made."""
+
 USUAL_PROBES = 4
-"""Probes of a search that is not unlucky: three or four where an interval has six rungs."""
+"""Probes of a search that is not unlucky: three or four where the grid has six LRs."""
 
 
-class BracketStrategy(FirstSearch):
-    """``search="bracket"``."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bracket(SearchStrategy):
+    """The default: tries LRs before the first step, downhill, until the best is bracketed.
 
-    temperature = TEMPERATURE
+    Raises:
+        ValueError: a field is out of its range.
+    """
+
+    probe_steps: int | None = None
+    """Steps of a probe. None is 2.2% of the run, at least 12 and at most 100, or 100 without an
+    end. Ours (measured)."""
+
+    research: Research | None = field(default=Research())
+    """How a later stage is searched again where a forecast says that it pays. None never does."""
+
+    accepts_guess: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_integer(self, "probe_steps", minimum=MIN_SERIES_POINTS, optional=True)
+        holds = self.research is None or isinstance(self.research, Research)
+        check(self, "research", holds, "must be None or a Research")
+
+    def resolve(self, facts: RunFacts) -> Bracket:
+        """Fill in the steps of a probe.
+
+        >>> Bracket().resolve(RunFacts(total_steps=2300, lr=0.1)).probe_steps
+        50
+        """
+        rule = "must be None with Warmup(lr=...): its forecast reads a run from the first step on"
+        check(self, "research", self.research is None or facts.first_step == 0, rule)
+        if self.probe_steps is not None:
+            return self
+        total = facts.total_steps
+        return replace(self, probe_steps=100 if total is None else min(100, max(12, total // 46)))
 
     @property
-    def interval(self) -> tuple[float, float]:
-        rungs = _rungs(self.config)
-        return rungs[0], rungs[-1]
+    def most_parallel_probes(self) -> int:
+        return 2
 
-    def suggest_first(
+    def planned_steps(self, facts: RunFacts, stages: Sequence[Stage]) -> int:
+        """Return the steps of a search that is not unlucky; it may take a probe less.
+
+        >>> facts = RunFacts(total_steps=2300, lr=0.1, is_averaged=True)
+        >>> Bracket().resolve(facts).planned_steps(facts, ())
+        200
+        """
+        return USUAL_PROBES * self._candidate_steps(facts)
+
+    def suggest(
         self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
-        rungs = _rungs(self.config)
-        middle = (len(rungs) - 1) // 2
+        if context.past:
+            return self._suggest_again(context, told, running)
+        grid = lr_grid(context.facts.lr)
         asked = len(told) + len(running)
         if asked < 2:
-            return self._probe(rungs[middle + asked])
+            return self._probe(grid[_middle(grid) + asked], context.facts)
         if running:
             return None
-        losses = _losses(rungs, told)
+        place = _next_place(_losses(grid, context, told), context.initial_loss, len(grid))
+        return None if place is None else self._probe(grid[place], context.facts)
+
+    def choose(
+        self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
+    ) -> Choice | None:
+        probe = None
+        if context.past:
+            lr = context.past[-1].peak_lr
+            if told:
+                assert self.research is not None, "nothing else searches a later stage"
+                won = self.research.winner(context, told)
+                lr, probe = told[won].peak_lr, won
+        elif any(result.forecast is not None for result in told):
+            lr = self._found_lr(context, told)
+        else:
+            return None
+        if len(rejected) > MOST_RETREATS:
+            return None
+        # An LR that diverged does so again.
+        diverged = [result.peak_lr for result in told if result.forecast is None] + [*rejected]
+        lowered = min([lr, *(0.5 * other for other in diverged if other <= lr)])
+        return Choice(lowered, probe if lowered == lr else None)
+
+    @property
+    def _steps(self) -> int:
+        assert self.probe_steps is not None, "resolve the config first"
+        return self.probe_steps
+
+    def _suggest_again(
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
+    ) -> Candidate | None:
+        if self.research is None:
+            return None
+        grid = lr_grid(context.facts.lr)
+        return self.research.suggest(context, (grid[0], grid[-1]), len(told) + len(running))
+
+    def _probe(self, lr: float, facts: RunFacts) -> Candidate:
+        steps = self._candidate_steps(facts)
+        decay = steps - self._steps
+        return Candidate(lr, steps, 1, WarmupStableDecay(0, steps, self._steps // 2, decay))
+
+    def _candidate_steps(self, facts: RunFacts) -> int:
+        return self._steps + (0 if facts.is_averaged else self._steps // 2)
+
+    def _found_lr(self, context: StageContext, told: Sequence[Observation]) -> float:
+        """Return m."""
+        facts = context.facts
+        grid = lr_grid(facts.lr)
+        losses = _losses(grid, context, told)
         preferred = _preferred(losses, context.initial_loss)
-        place = _next_place(losses, preferred, len(rungs))
-        return None if place is None else self._probe(rungs[place])
-
-    def finalists(self, context: StageContext, results: Sequence[Observation]) -> list[Observation]:
-        """Return the preferred rung's result and those beside it.
-
-        So where the walk began has no say in the mean.
-        """
-        losses = _losses(_rungs(self.config), results)
-        preferred = _preferred(losses, context.initial_loss)
-        judged = dict(zip(losses, results, strict=True))
-        beside = (preferred - 1, preferred, preferred + 1)
-        return [judged[place] for place in beside if place in judged]
-
-    def first_probes(self, results: Sequence[Observation]) -> int:
-        rungs = _rungs(self.config)
-        return sum(result.lr in rungs for result in results)
-
-    def corrected(self, lr: float) -> float:
-        if self.config.total_steps is None:
+        # Only those beside it: so where the walk began has no say in the mean.
+        weighed = {
+            place: losses[place]
+            for place in (preferred - 1, preferred, preferred + 1)
+            if losses.get(place, math.inf) < math.inf
+        }
+        lr = weighted_mean_lr(
+            [grid[place] for place in weighed], [*weighed.values()], context.initial_loss
+        )
+        if facts.total_steps is None:
             return lr
-        ratio = self.config.total_steps / self.config.resolved_probe_steps
-        momentum = self.config.averaging_momentum
-        noise = 1.0 if momentum is None else min(1.0, (1 - momentum) / MOST_LOOKAHEAD)
-        return lr * math.exp(-noise * HORIZON_CORRECTION * max(0.0, math.log(ratio)))
-
-    def _probe(self, lr: float) -> Candidate:
-        steps, decay = self.config.resolved_probe_steps, anneal_steps(self.config)
-        return self.candidate(lr, steps + decay, Trapezoid(0, steps + decay, steps // 2, decay))
+        noise = 1.0
+        if facts.interpolation is not None:
+            noise = min(1.0, (1 - facts.interpolation.momentum) / MOST_LOOKAHEAD)
+        horizon = max(0.0, math.log(facts.total_steps / self._steps))
+        return lr * math.exp(-noise * HORIZON_CORRECTION * horizon)
 
 
-def bracket_steps(config: AutoLRSConfig) -> int:
-    """Return the optimizer steps that the search before the first step usually takes."""
-    return USUAL_PROBES * (config.resolved_probe_steps + anneal_steps(config))
+def lr_grid(lr: float | tuple[float, float]) -> list[float]:
+    """Return the LRs that may be tried, in order; the first two to try are in the middle.
 
-
-def _rungs(config: AutoLRSConfig) -> list[float]:
-    """Return the LRs that may be tried, in order; the first two to try are in the middle."""
-    guess = config.first_lr
-    if guess is not None:
-        # A little more, so that a guess that is a rung counts as one for all that it is rounded.
-        below = math.floor(math.log(guess) / math.log(RUNG) + 1e-6)
-        places = range(below - GUESS_RUNGS, below + 2 + GUESS_RUNGS)
+    >>> [round(lr, 3) for lr in lr_grid((0.001, 1.0))]
+    [0.002, 0.006, 0.018, 0.056, 0.178, 0.562]
+    """
+    if isinstance(lr, float | int):
+        # A little more, so that a guess on the grid counts as one for all that it is rounded.
+        below = math.floor(math.log(lr) / math.log(LARGEST_FACTOR) + 1e-6)
+        places = range(below - GUESS_PLACES, below + 2 + GUESS_PLACES)
         return [10.0 ** (place / 2) for place in places]
-    lr_min, lr_max = config.lr_interval
+    low, high = math.log(lr[0]), math.log(lr[1])
     # A little less, so that three decades, whose quotient is a rounded number, have six.
-    count = math.ceil(math.log(lr_max / lr_min) / math.log(RUNG) - 1e-6)
-    return log_midpoints(lr_min, lr_max, max(3, count))
+    count = max(3, math.ceil(math.log(lr[1] / lr[0]) / math.log(LARGEST_FACTOR) - 1e-6))
+    return [math.exp(low + (place + 0.5) / count * (high - low)) for place in range(count)]
 
 
-def _losses(rungs: Sequence[float], results: Sequence[Observation]) -> dict[int, float]:
-    """Return the loss of each rung that was tried, infinite where it diverged."""
-    return {
-        rungs.index(result.lr): math.inf if result.forecast is None else result.forecast.loss
-        for result in results
-    }
+def weighted_mean_lr(lrs: Sequence[float], losses: Sequence[float], initial_loss: float) -> float:
+    """Return exp(Σ w_j ln η_j).
+
+    A mean, because the best of a few noisy losses is often a neighbour of the best LR.
+
+    >>> round(weighted_mean_lr([0.1, 0.4], [1.0, 1.0], initial_loss=2.0), 6)
+    0.2
+    """
+    smallest = min(losses)
+    gained = initial_loss - smallest
+    scale = TEMPERATURE * (gained if gained > 0 else max(abs(smallest), 1e-12))
+    weights = [math.exp(-(loss - smallest) / scale) for loss in losses]
+    weighed = math.fsum(weight * math.log(lr) for weight, lr in zip(weights, lrs, strict=True))
+    return math.exp(weighed / math.fsum(weights))
 
 
-def _preferred(losses: dict[int, float], initial_loss: float) -> int:
-    """Return the best rung, or the one that is reached from it by steps down that cost little.
+def _middle(grid: Sequence[float]) -> int:
+    return (len(grid) - 1) // 2
+
+
+def _losses(
+    grid: Sequence[float], context: StageContext, told: Sequence[Observation]
+) -> dict[int, float]:
+    """Return the loss of each place that was tried, infinite where it diverged.
+
+    Which place a probe was for follows from those before it, as it did when it was asked.
+    """
+    losses: dict[int, float] = {}
+    for index, result in enumerate(told):
+        place = (
+            _middle(grid) + index
+            if index < 2
+            else _next_place(losses, context.initial_loss, len(grid))
+        )
+        assert place is not None, (told, "no such probe is asked for")
+        losses[place] = math.inf if result.forecast is None else result.forecast.loss
+    return losses
+
+
+def _preferred(losses: Mapping[int, float], initial_loss: float) -> int:
+    """Return the best place, or the one that is reached from it by steps down that cost little.
 
     >>> _preferred({2: 1.01, 3: 1.0}, initial_loss=2.0), _preferred({2: 1.1, 3: 1.0}, 2.0)
     (2, 3)
@@ -154,15 +273,16 @@ def _preferred(losses: dict[int, float], initial_loss: float) -> int:
     return place
 
 
-def _next_place(losses: dict[int, float], preferred: int, count: int) -> int | None:
-    """Return the rung to try next, or None once the preferred one has neighbours or is at the end.
+def _next_place(losses: Mapping[int, float], initial_loss: float, count: int) -> int | None:
+    """Return the place to try next, or None once the preferred one has neighbours or is at the end.
 
     Where every LR diverged so far, it is the next smaller one.
 
-    >>> _next_place({2: 1.0, 3: 2.0}, 2, 6), _next_place({2: 2.0, 3: 1.0}, 3, 6)
+    >>> _next_place({2: 1.0, 3: 2.0}, 3.0, 6), _next_place({2: 2.0, 3: 1.0}, 3.0, 6)
     (1, 4)
-    >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 2, 6)
+    >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 3.0, 6)
     """
+    preferred = _preferred(losses, initial_loss)
     if preferred == min(losses) and preferred > 0:
         return preferred - 1
     if preferred == max(losses) and preferred < count - 1 and losses[preferred] < math.inf:

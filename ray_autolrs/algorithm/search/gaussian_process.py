@@ -1,60 +1,216 @@
-"""The paper's strategy: at every stage, a Gaussian process asks and a forecaster judges."""
+"""The paper's search: at every stage, a Gaussian process asks and a forecaster judges.
+
+Symbols
+    η       learning rate (LR)
+    x       log η scaled to [0, 1] over the search interval
+    μ, σ    posterior mean and standard deviation of the forecast loss at x
+            (:mod:`ray_autolrs.algorithm.search.gp_model`)
+    κ       exploration weight, in standard deviations
+    τ, τ′   steps of a stage and of a probe
+    k       probes of a stage
+
+We minimise. The next LR is argmin μ(x) - κσ(x) over a fixed grid of x, so that the search is
+deterministic. At the paper's κ = 1000 it fills the interval.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, get_args
 
-from ray_autolrs.algorithm.forecast.exponential import Forecast
-from ray_autolrs.algorithm.search.gp_model import GPSearch
-from ray_autolrs.algorithm.search.stage_probes import judge_stage_probe, stage_candidate
-from ray_autolrs.algorithm.search.strategy import Candidate, Observation, StageContext
-from ray_autolrs.config import AutoLRSConfig
+import numpy as np
+
+from ray_autolrs.algorithm.field_checks import check, check_choice, check_integer, is_number
+from ray_autolrs.algorithm.forecast.exponential import Exponential
+from ray_autolrs.algorithm.forecast.forecaster import (
+    MIN_SERIES_POINTS,
+    Array,
+    Forecast,
+    Forecaster,
+)
+from ray_autolrs.algorithm.schedules.stage_plan import Stage
+from ray_autolrs.algorithm.search.strategy import (
+    Candidate,
+    Choice,
+    Observation,
+    ProbeLosses,
+    RunFacts,
+    SearchStrategy,
+    StageContext,
+    validation_interval,
+)
+
+ChooseBy = Literal["best_observed", "posterior_mean"]
 
 
-@dataclass(frozen=True)
-class GaussianProcessStrategy:
-    """``search="gaussian_process"``.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GaussianProcess(SearchStrategy):
+    """Searches each stage, for a part of its steps a probe, with the paper's numbers.
 
-    Each method builds its search anew from what it is given, so it is pure, and a run that was
-    interrupted asks the same LRs.
+    While stages grow, probes are judged by their training losses, and from then on by validation
+    losses (published code).
+
+    Raises:
+        ValueError: a field is out of its range.
     """
 
-    config: AutoLRSConfig
+    probes: int = 10
+    """LRs tried at the start of each stage (k). Source: the paper, section 1."""
+
+    probe_fraction: float = 0.1
+    """Steps of a probe as a part of its stage (τ′/τ). Source: the paper, section 1."""
+
+    kappa: float = 1000.0
+    """Weight of the posterior standard deviation in the lower confidence bound (κ)."""
+
+    grid_points: int = 1001
+    """Points, even in log LR, that the bound is minimised over. Ours: the published code samples
+    at random, a grid makes the search deterministic."""
+
+    choose_by: ChooseBy = "best_observed"
+    """How a stage's LR is chosen: the probe with the lowest forecast (the published code's rule),
+    or the minimiser of the posterior mean."""
+
+    forecaster: Forecaster = field(default=Exponential())
+    """Forecasts the training loss at a stage's end from a probe's."""
+
+    validation_forecaster: Forecaster = field(
+        default=Exponential(denoise_rounds=1, denoise_fraction=None)
+    )
+    """The same for validation losses. Source of its numbers: the published code."""
+
+    validation_evals: int = 16
+    """Validation losses taken in one probe, once stages have stopped growing. Source: the
+    published code."""
+
+    def __post_init__(self) -> None:
+        check_integer(self, "probes", minimum=1)
+        holds = is_number(self.probe_fraction) and 0 < self.probe_fraction <= 1
+        check(self, "probe_fraction", holds, "must lie in (0, 1]")
+        holds = is_number(self.kappa) and self.kappa >= 0
+        check(self, "kappa", holds, "must be finite and not negative")
+        check_integer(self, "grid_points", minimum=max(2, self.probes))
+        check_choice(self, "choose_by", get_args(ChooseBy))
+        check_integer(self, "validation_evals", minimum=MIN_SERIES_POINTS)
+        for name in ("forecaster", "validation_forecaster"):
+            holds = callable(getattr(getattr(self, name), "forecast", None))
+            check(self, name, holds, "must be a Forecaster: an object with a method forecast")
+
+    @property
+    def most_parallel_probes(self) -> int:
+        return self.probes
+
+    def planned_steps(self, facts: RunFacts, stages: Sequence[Stage]) -> int:
+        return self.probes * sum(self._probe_steps(stage) for stage in stages)
+
+    def check_stage(self, stage: Stage) -> None:
+        """Refuse stages whose probes are too short for a forecast.
+
+        Raises:
+            ValueError: as said.
+        """
+        steps = self._probe_steps(stage)
+        check(
+            self,
+            "probe_fraction",
+            steps >= MIN_SERIES_POINTS,
+            f"gives probes of {steps} steps in a stage of {stage.steps}, and a forecast needs at "
+            f"least {MIN_SERIES_POINTS}; lengthen the stage or the probe",
+        )
 
     def suggest(
         self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
-        if len(told) + len(running) >= self.config.probes_per_stage:
+        if len(told) + len(running) >= self.probes:
             return None
-        search = self._search(context, told)
-        search.running(running)
-        return stage_candidate(self.config, context, search.ask()[0])
+        steps = self._probe_steps(context.stage)
+        evals = 0 if context.stage.grows else min(self.validation_evals, steps)
+        return Candidate(self._next_lr(context, told, running), steps, evals, context.facts.shape)
 
-    def judge(
-        self, context: StageContext, candidate: Candidate, losses: Sequence[float]
-    ) -> Forecast:
-        return judge_stage_probe(self.config, context, losses)
+    def judge(self, context: StageContext, candidate: Candidate, losses: ProbeLosses) -> Forecast:
+        if candidate.evals == 0:
+            return self.forecaster.forecast(losses.training, horizon=context.stage.steps)
+        if max(losses.validation) >= context.initial_loss:
+            # A series that jumped is no decaying exponential: its last loss stands (published
+            # code). The standard deviation is ours: how far the series moved.
+            std = float(np.std(losses.validation))
+            return Forecast(loss=losses.validation[-1], std=std, trusted=False)
+        interval = validation_interval(candidate.evals, candidate.steps)
+        horizon = context.stage.steps // interval
+        return self.validation_forecaster.forecast(losses.validation, horizon=horizon)
 
-    def choose(self, context: StageContext, told: Sequence[Observation]) -> float | None:
-        if all(result.forecast is None for result in told):
+    def choose(
+        self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
+    ) -> Choice | None:
+        promised = [
+            (result.forecast.loss, result.peak_lr, result.index)
+            for result in told
+            if result.forecast is not None
+        ]
+        if not promised:
             return None
-        return self._search(context, told).best()
+        if self.choose_by == "best_observed":
+            _, lr, index = min(promised)
+            return Choice(lr, index)
+        lrs, _ = lr_grid(*context.facts.lr_interval, self.grid_points)
+        mean, _ = self._posterior(context, told, rejected, ())
+        diverged = [result.peak_lr for result in told if result.forecast is None]
+        mean[self._places_on_grid(context, [*diverged, *rejected])] = np.inf
+        best = lrs[int(np.argmin(mean))]
+        tried = {result.peak_lr: result.index for result in told}
+        return Choice(best, tried.get(best))
 
-    def _search(self, context: StageContext, told: Sequence[Observation]) -> GPSearch:
-        config = self.config
-        lr_min, lr_max = config.lr_interval
-        search = GPSearch(
-            lr_min,
-            lr_max,
-            seed=(config.seed, context.stage.number),
-            kappa=config.kappa,
-            grid_points=config.lr_grid_points,
-            choose_by=config.choose_by,
+    def _probe_steps(self, stage: Stage) -> int:
+        return round(stage.steps * self.probe_fraction)
+
+    def _next_lr(
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
+    ) -> float:
+        lrs, _ = lr_grid(*context.facts.lr_interval, self.grid_points)
+        if not told and not running:
+            generator = np.random.default_rng((context.facts.seed, context.stage.number))
+            return lrs[int(generator.integers(len(lrs)))]
+        mean, std = self._posterior(context, told, (), running)
+        bound = mean - self.kappa * std
+        asked = [*(result.peak_lr for result in told), *running]
+        bound[self._places_on_grid(context, asked)] = np.inf
+        return lrs[int(np.argmin(bound))]
+
+    def _posterior(
+        self,
+        context: StageContext,
+        told: Sequence[Observation],
+        rejected: Sequence[float],
+        running: Sequence[float],
+    ) -> tuple[Array, Array]:
+        """Return μ and σ on the grid; an LR that was rejected counts as a probe that diverged."""
+        from ray_autolrs.algorithm.search import gp_model  # loading BoTorch takes seconds
+
+        low, high = map(math.log, context.facts.lr_interval)
+        observed = [*(result.peak_lr for result in told), *rejected]
+        losses = [None if result.forecast is None else result.forecast.loss for result in told]
+        _, places = lr_grid(*context.facts.lr_interval, self.grid_points)
+        return gp_model.posterior(
+            [(math.log(lr) - low) / (high - low) for lr in observed],
+            [*losses, *[None] * len(rejected)],
+            [(math.log(lr) - low) / (high - low) for lr in running],
+            places,
         )
-        for result in told:
-            if result.forecast is None:
-                search.tell(result.lr, None)
-            else:
-                search.tell(result.lr, result.forecast.loss, result.forecast.std**2)
-        return search
+
+    def _places_on_grid(self, context: StageContext, lrs: Sequence[float]) -> list[int]:
+        low, high = map(math.log, context.facts.lr_interval)
+        steps = self.grid_points - 1
+        return [round((math.log(lr) - low) / (high - low) * steps) for lr in lrs]
+
+
+@lru_cache(maxsize=4)
+def lr_grid(lr_min: float, lr_max: float, points: int) -> tuple[tuple[float, ...], Array]:
+    """Return the LRs that may be tried, in order, and their x, shape (points,)."""
+    low, high = math.log(lr_min), math.log(lr_max)
+    places = np.linspace(0.0, 1.0, points)
+    lrs = [math.exp(low + place * (high - low)) for place in places]
+    # The ends to the last bit: exp(log(lr)) may miss them.
+    return (lr_min, *lrs[1:-1], lr_max), places

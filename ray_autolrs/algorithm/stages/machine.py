@@ -3,7 +3,7 @@
 A run is warm-up, then for each stage its probes and its application. Each phase is a frozen
 value, and :func:`advance` is the only way from one to the next; it has no side effects, so a
 run can be replayed from its events. Which probes a stage makes and what is applied comes from a
-:class:`~ray_autolrs.algorithm.search.strategy.SearchStrategy`; the machine does not know its inside.
+search strategy (:mod:`ray_autolrs.algorithm.search.strategy`), whose inside it does not know.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ray_autolrs.algorithm.schedules.decays import Trapezoid
-from ray_autolrs.algorithm.schedules.run_shape import is_falling
-from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
-from ray_autolrs.algorithm.schedules.stage_plan import Stage, last_stage, next_stage
-from ray_autolrs.algorithm.search.strategy import Observation
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
+from ray_autolrs.algorithm.schedules.stage_plan import Stage, closing_stage
+from ray_autolrs.algorithm.search.strategy import Observation, ProbeLosses
 from ray_autolrs.algorithm.stages.messages import (
     Apply,
     ApplyDone,
@@ -36,8 +35,8 @@ from ray_autolrs.algorithm.stages.phases import (
     Starting,
     WarmingUp,
 )
+from ray_autolrs.algorithm.stages.run_plan import RunPlan
 from ray_autolrs.algorithm.stages.stage_search import (
-    Rules,
     SearchFailedError,
     choose_another,
     search_on,
@@ -45,7 +44,7 @@ from ray_autolrs.algorithm.stages.stage_search import (
 )
 
 
-def advance(rules: Rules, state: RunState, event: Event) -> tuple[RunState, tuple[Command, ...]]:
+def advance(plan: RunPlan, state: RunState, event: Event) -> tuple[RunState, tuple[Command, ...]]:
     """Return the state after an event, and the commands that it calls for.
 
     An event that was told before is accepted and calls for nothing: a message may be sent
@@ -56,11 +55,11 @@ def advance(rules: Rules, state: RunState, event: Event) -> tuple[RunState, tupl
     """
     match event:
         case Ready():
-            return _ready(rules, state, event)
+            return _ready(plan, state, event)
         case ProbeDone():
-            return _probe_done(rules, state, event)
+            return _probe_done(plan, state, event)
         case ApplyDone():
-            return _apply_done(rules, state, event)
+            return _apply_done(plan, state, event)
         case FinishRequested():
             return _finish_requested(state), ()
 
@@ -89,65 +88,56 @@ def outstanding(state: RunState) -> tuple[Command, ...]:
             return tuple(
                 _probe_command(phase, index) for index in range(len(asked)) if index not in answered
             )
-        case Applying(stage, segment, best=best):
-            return (Apply(stage=stage.number, segment=segment, best=best),)
+        case Applying(stage, segment, attempt=attempt):
+            return (Apply(stage.number, segment, attempt, best=phase.best),)
         case Finished():
             return (Finish(),)
 
 
-def _ready(rules: Rules, state: RunState, event: Ready) -> tuple[RunState, tuple[Command, ...]]:
+def _ready(plan: RunPlan, state: RunState, event: Ready) -> tuple[RunState, tuple[Command, ...]]:
     """Start the run, or go back to the stage that the workers' checkpoint was taken at."""
     if isinstance(state.phase, Starting):
         assert event.step == 0, event
-        return _start(rules, state)
+        return _start(plan, state)
     rewound = _rewind(state, event.step)
     return rewound, outstanding(rewound)
 
 
-def _start(rules: Rules, state: RunState) -> tuple[RunState, tuple[Command, ...]]:
-    config = rules.config
-    steps = config.resolved_warmup_steps
-    if steps == 0 or not config.warmup_is_applied_first:
-        return _open_stage(rules, state, previous=None)
-    segment = Segment(
-        first_step=0,
-        last_step=steps - 1,
-        multiplier=config.resolved_warmup_lr,
-        shape=LinearWarmup(first_step=0, steps=steps),
-    )
-    state = replace(state, phase=WarmingUp(segment))
+def _start(plan: RunPlan, state: RunState) -> tuple[RunState, tuple[Command, ...]]:
+    if plan.warmup is None:
+        return _open_stage(plan, state, previous=None)
+    state = replace(state, phase=WarmingUp(plan.warmup))
     return state, outstanding(state)
 
 
 def _open_stage(
-    rules: Rules, state: RunState, previous: Stage | None
+    plan: RunPlan, state: RunState, previous: Stage | None
 ) -> tuple[RunState, tuple[Command, ...]]:
     if (
-        rules.config.total_steps is None
+        plan.facts.total_steps is None
         and previous is not None
         and state.ending is not None
         and previous.number >= state.ending
     ):
-        return _close(rules, state, previous)
-    stage = next_stage(rules.config, previous)
+        return _close(plan, state, previous)
+    stage = plan.stage_after(previous)
     if stage is None:
         state = replace(state, phase=Finished())
     else:
-        state = search_on(rules, state, Probing(stage))
+        state = search_on(plan, state, Probing(stage, run_shape=plan.facts.shape))
     return state, outstanding(state)
 
 
-def _close(rules: Rules, state: RunState, previous: Stage) -> tuple[RunState, tuple[Command, ...]]:
+def _close(plan: RunPlan, state: RunState, previous: Stage) -> tuple[RunState, tuple[Command, ...]]:
     """Go on to the last stage of a run without a known end, or end it."""
-    stage = last_stage(rules.config, previous)
+    stage = closing_stage(previous, plan.closing_fraction)
     last = state.past[-1]
-    is_closed = isinstance(last, Applying) and is_falling(last.segment.shape)
-    if stage is None or is_closed:
+    if stage is None or (isinstance(last, Applying) and last.is_closing):
         state = replace(state, phase=Finished())
     else:
-        shape = Trapezoid(stage.first_step, stage.steps, 0, stage.steps)
-        segment = Segment(stage.first_step, stage.last_step, last.segment.multiplier, shape)
-        state = replace(state, phase=Applying(stage, segment, ()))
+        shape = WarmupStableDecay(stage.first_step, stage.steps, 0, stage.steps)
+        segment = Segment(stage.first_step, stage.last_step, last.segment.peak_lr, shape)
+        state = replace(state, phase=Applying(stage, segment, is_closing=True))
     return state, outstanding(state)
 
 
@@ -159,11 +149,12 @@ def _probe_command(phase: Probing, index: int) -> Probe:
         segment=candidate.segment(stage.first_step),
         evals=candidate.evals,
         best=phase.best,
+        may_go_on=candidate.shape == phase.run_shape,
     )
 
 
 def _probe_done(
-    rules: Rules, state: RunState, event: ProbeDone
+    plan: RunPlan, state: RunState, event: ProbeDone
 ) -> tuple[RunState, tuple[Command, ...]]:
     phase = state.phase
     told_before = (
@@ -180,14 +171,15 @@ def _probe_done(
         state = replace(state, initial_loss=event.first_loss)
     candidate = phase.asked[event.index]
     forecast = None
-    losses: tuple[float, ...] = ()
+    training: tuple[float, ...] = ()
     if not event.diverged:
-        context = stage_context(state, phase.stage)
-        forecast = rules.strategy.judge(context, candidate, event.losses)
-        losses = event.training_losses if candidate.evals else event.losses
-    result = Observation(event.index, candidate.lr, forecast, candidate.shape, losses)
+        training = event.training_losses
+        losses = ProbeLosses(training, event.validation_losses)
+        context = stage_context(plan, state, phase.stage)
+        forecast = plan.search.judge(context, candidate, losses)
+    result = Observation(event.index, candidate.peak_lr, forecast, candidate.shape, training)
     before = len(phase.asked)
-    state = search_on(rules, state, replace(phase, results=(*phase.results, result)))
+    state = search_on(plan, state, replace(phase, results=(*phase.results, result)))
     if isinstance(state.phase, Probing):
         new = range(before, len(state.phase.asked))
         return state, tuple(_probe_command(state.phase, index) for index in new)
@@ -195,27 +187,27 @@ def _probe_done(
 
 
 def _apply_done(
-    rules: Rules, state: RunState, event: ApplyDone
+    plan: RunPlan, state: RunState, event: ApplyDone
 ) -> tuple[RunState, tuple[Command, ...]]:
     match state.phase:
         case WarmingUp() as phase if event.stage == 0:
             if event.diverged:
                 raise SearchFailedError(
-                    f"the warm-up to LR {phase.segment.multiplier:.3g} diverged: lower warmup_lr"
+                    f"the warm-up to LR {phase.segment.peak_lr:.3g} diverged: lower Warmup.lr"
                 )
             past = (*state.past, phase)
-            state = replace(state, past=past, initial_loss=event.losses[0])
-            return _open_stage(rules, state, previous=None)
-        case Applying(stage, segment) as phase if (event.stage, event.lr) == (
+            state = replace(state, past=past, initial_loss=event.training_losses[0])
+            return _open_stage(plan, state, previous=None)
+        case Applying(stage) as phase if (event.stage, event.attempt) == (
             stage.number,
-            segment.multiplier,
+            phase.attempt,
         ):
             if event.diverged:
-                state = replace(state, phase=choose_another(rules, state, phase))
+                state = replace(state, phase=choose_another(plan, state, phase))
                 return state, outstanding(state)
-            applied = replace(phase, losses=event.losses)
+            applied = replace(phase, training_losses=event.training_losses)
             state = replace(state, past=(*state.past, applied))
-            return _open_stage(rules, state, previous=stage)
+            return _open_stage(plan, state, previous=stage)
         case _:
             return state, ()
 

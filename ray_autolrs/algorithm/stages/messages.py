@@ -6,7 +6,7 @@ numbers only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 
@@ -19,10 +19,11 @@ class Probe:
         stage: number of the stage, from 1.
         index: number of the probe in its stage, from 0, in the order asked.
         segment: LR of each step of the probe; its first step is the snapshot's step.
-        evals: validation losses to take evenly over the probe and to tell; 0 tells the training
-            loss of each step.
+        evals: validation losses to take evenly over the probe, and to tell.
         best: index of the probe that promises most so far, whose state at its end may be kept;
             None if there is none.
+        may_go_on: whether its shape is the run's, so that a stage with its LR may go on from its
+            end.
     """
 
     stage: int
@@ -30,6 +31,7 @@ class Probe:
     segment: Segment
     evals: int = 0
     best: int | None = None
+    may_go_on: bool = False
 
     @property
     def steps(self) -> int:
@@ -44,12 +46,14 @@ class Apply:
     Attributes:
         stage: number of the stage, from 1; 0 is the warm-up.
         segment: LR of each step of the stage.
+        attempt: how often the stage was applied before, with LRs that diverged.
         best: index of the stage's probe whose LRs the segment begins with, so that a kept state
             of its end may be gone on from; None if there is none.
     """
 
     stage: int
     segment: Segment
+    attempt: int = 0
     best: int | None = None
 
     @property
@@ -80,26 +84,32 @@ class ProbeDone:
     Attributes:
         stage: as in the command.
         index: as in the command.
-        losses: one training loss for each step, or the validation losses; a diverged probe
-            tells what it took before it ended, and that may hold values that are not finite.
+        training_losses: one for each step taken, before its update; those of a diverged probe may
+            hold values that are not finite.
+        validation_losses: those that were asked for, or of a diverged probe the first of them.
         diverged: a loss was not finite, and the probe ended early.
-        steps: optimizer steps taken.
         wall_s: seconds from restore to the last loss.
-        first_loss: training loss of the first step, taken before any update.
         forward_steps: forward passes without a gradient, as a number of steps: those over
             validation samples and for BatchNorm's statistics, each a third of a training pass.
-        training_losses: one training loss for each step, where ``losses`` are validation losses.
     """
 
     stage: int
     index: int
-    losses: tuple[float, ...]
+    training_losses: tuple[float, ...]
+    validation_losses: tuple[float, ...]
     diverged: bool
-    steps: int
     wall_s: float
-    first_loss: float
     forward_steps: float = 0.0
-    training_losses: tuple[float, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return len(self.training_losses)
+
+    @property
+    def first_loss(self) -> float:
+        """Training loss before any update."""
+        return self.training_losses[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +118,8 @@ class ApplyDone:
 
     Attributes:
         stage: as in the command.
-        lr: the multiplier of the command's segment; a stage that diverges is applied again with
-            another.
-        losses: one training loss for each step taken.
+        attempt: as in the command.
+        training_losses: one for each step taken.
         diverged: a loss was not finite, and the stage ended early.
         wall_s: seconds from restore to the last step, evaluations included.
         evaluations: validation means as (applied steps done, name of the value, value).
@@ -119,11 +128,11 @@ class ApplyDone:
     """
 
     stage: int
-    lr: float
-    losses: tuple[float, ...]
+    attempt: int
+    training_losses: tuple[float, ...]
     diverged: bool
     wall_s: float
-    evaluations: tuple[tuple[int, str, float], ...] = field(default=())
+    evaluations: tuple[tuple[int, str, float], ...] = ()
     reused_steps: int = 0
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import Flat, Shape
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
 from ray_autolrs.algorithm.search.strategy import Candidate, Observation
 
@@ -31,12 +32,14 @@ class Probing:
         asked: the probes asked so far, in order.
         results: the judged probes by index; those of ``asked`` that are missing still run.
         informed_by: for each of those asked, how many of the first results it was suggested from.
+        run_shape: what a stage's peak LR is multiplied with.
     """
 
     stage: Stage
     asked: tuple[Candidate, ...] = ()
     results: tuple[Observation, ...] = ()
     informed_by: tuple[int, ...] = ()
+    run_shape: Shape = field(default=Flat())
 
     @property
     def best(self) -> int | None:
@@ -59,15 +62,28 @@ class Applying:
         stage: the stage that it is applied for.
         segment: its LR.
         results: the stage's judged probes, in the order asked.
-        best: index of the probe whose LRs the segment begins with; None if there is none.
-        losses: training loss of each step, once it has been applied.
+        probe: index of the probe that tried its peak LR; None if there is none.
+        may_go_on: whether that probe's end may be gone on from: its shape was the run's.
+        rejected: LRs that no probe tried, that were applied before and diverged.
+        attempt: how often the stage was applied before, with LRs that diverged.
+        is_closing: whether it is the one in which a run without a known end falls.
+        training_losses: loss of each step, once it has been applied.
     """
 
     stage: Stage
     segment: Segment
-    results: tuple[Observation, ...]
-    best: int | None = None
-    losses: tuple[float, ...] = ()
+    results: tuple[Observation, ...] = ()
+    probe: int | None = None
+    may_go_on: bool = False
+    rejected: tuple[float, ...] = ()
+    attempt: int = 0
+    is_closing: bool = False
+    training_losses: tuple[float, ...] = ()
+
+    @property
+    def best(self) -> int | None:
+        """Index of the probe whose LRs the segment begins with; None if there is none."""
+        return self.probe if self.may_go_on else None
 
 
 @dataclass(frozen=True, slots=True)

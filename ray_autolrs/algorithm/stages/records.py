@@ -8,15 +8,17 @@ others tell a person what was decided. A loss that is not finite is written as n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray_autolrs.algorithm.forecast.exponential import Forecast
+from ray_autolrs.algorithm.forecast.forecaster import Forecast
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.search.strategy import (
     Candidate,
+    Choice,
     Observation,
+    ProbeLosses,
     SearchStrategy,
     StageContext,
 )
@@ -29,7 +31,7 @@ from ray_autolrs.algorithm.stages.messages import (
     Ready,
 )
 from ray_autolrs.algorithm.stages.phases import Applying, Probing, RunState, WarmingUp
-from ray_autolrs.algorithm.stages.stage_search import Rules
+from ray_autolrs.algorithm.stages.run_plan import RunPlan
 
 Record = dict[str, Any]
 
@@ -52,7 +54,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "stage": event.stage,
                 "index": event.index,
                 "first_step": stage.first_step,
-                "lr": result.lr,
+                "peak_lr": result.peak_lr,
                 "segment": candidate.segment(stage.first_step).to_dict(),
                 "evals": candidate.evals,
                 "informed_by": before.phase.informed_by[event.index],
@@ -64,54 +66,54 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "steps": event.steps,
                 "forward_steps": event.forward_steps,
                 "wall_s": event.wall_s,
-                "first_loss": _finite(event.first_loss),
-                "losses": [_finite(loss) for loss in event.losses],
-                "training_losses": [_finite(loss) for loss in event.training_losses],
+                "training_losses": _listed(event.training_losses),
+                "validation_losses": _listed(event.validation_losses),
             }
         case ApplyDone():
             assert isinstance(before.phase, (Applying, WarmingUp))
             return {
                 "kind": "apply",
                 "stage": event.stage,
+                "attempt": event.attempt,
                 "segment": before.phase.segment.to_dict(),
                 "diverged": event.diverged,
-                "steps": len(event.losses),
+                "steps": len(event.training_losses),
                 "reused_steps": event.reused_steps,
                 "wall_s": event.wall_s,
                 "evaluations": [
                     [step, name, _finite(value)] for step, name, value in event.evaluations
                 ],
-                "losses": [_finite(loss) for loss in event.losses],
+                "training_losses": _listed(event.training_losses),
             }
 
 
 def choice_record(phase: Applying) -> Record:
-    """Return the record of a stage's choice; an LR between the probed ones has no forecast."""
-    lr = phase.segment.multiplier
-    probed = next((result for result in phase.results if result.lr == lr), None)
-    forecast = probed.forecast if probed else None
+    """Return the record of a stage's choice; an LR between the tried ones has no forecast."""
+    tried = None if phase.probe is None else phase.results[phase.probe]
+    forecast = tried.forecast if tried else None
     return {
         "kind": "choice",
         "stage": phase.stage.number,
-        "lr": lr,
-        "index": probed.index if probed else None,
+        "peak_lr": phase.segment.peak_lr,
+        "index": phase.probe,
         "forecast": _finite(forecast.loss) if forecast else None,
         "forecast_std": _finite(forecast.std) if forecast else None,
-        "reason": _reason(phase, probed),
-        "objective": phase.stage.objective,
+        "reason": _reason(phase, forecast),
         "first_step": phase.stage.first_step,
         "steps": phase.stage.steps,
     }
 
 
-def _reason(phase: Applying, probed: Observation | None) -> str:
+def _reason(phase: Applying, forecast: Forecast | None) -> str:
     """Return why an LR is applied, in words."""
+    if phase.rejected or phase.attempt:
+        return "those before it diverged"
     if not phase.results:
         return "not searched"
     judged = [r.forecast.loss for r in phase.results if r.forecast is not None]
-    if probed is None or probed.forecast is None:
-        return "between the probed ones" if judged else "those before it diverged"
-    return "lowest forecast" if probed.forecast.loss == min(judged) else "kept"
+    if forecast is None:
+        return "between the tried ones" if judged else "those before it diverged"
+    return "lowest forecast" if forecast.loss == min(judged) else "kept"
 
 
 def record_event(record: Record) -> Event | None:
@@ -123,19 +125,17 @@ def record_event(record: Record) -> Event | None:
             return ProbeDone(
                 stage=record["stage"],
                 index=record["index"],
-                losses=_losses(record["losses"]),
-                diverged=record["diverged"],
-                steps=record["steps"],
-                wall_s=record["wall_s"],
-                first_loss=_number(record["first_loss"]),
-                forward_steps=record["forward_steps"],
                 training_losses=_losses(record["training_losses"]),
+                validation_losses=_losses(record["validation_losses"]),
+                diverged=record["diverged"],
+                wall_s=record["wall_s"],
+                forward_steps=record["forward_steps"],
             )
         case "apply":
             return ApplyDone(
                 stage=record["stage"],
-                lr=float(record["segment"]["multiplier"]),
-                losses=_losses(record["losses"]),
+                attempt=record["attempt"],
+                training_losses=_losses(record["training_losses"]),
                 diverged=record["diverged"],
                 wall_s=record["wall_s"],
                 evaluations=tuple(
@@ -149,7 +149,7 @@ def record_event(record: Record) -> Event | None:
             return None
 
 
-def replay(rules: Rules, records: Iterable[Record]) -> RunState:
+def replay(plan: RunPlan, records: Iterable[Record]) -> RunState:
     """Return the state that a log leads to.
 
     The LRs that the log holds are taken from it: a search would suggest the same ones, and
@@ -161,7 +161,7 @@ def replay(rules: Rules, records: Iterable[Record]) -> RunState:
         for record in records
         if record["kind"] == "probe"
     }
-    replaying = replace(rules, strategy=_Logged(logged, rules.strategy))
+    replaying = replace(plan, search=_Logged(logged, plan.search))
     state = RunState()
     for record in records:
         event = record_event(record)
@@ -171,10 +171,10 @@ def replay(rules: Rules, records: Iterable[Record]) -> RunState:
 
 
 @dataclass(frozen=True)
-class _Logged:
+class _Logged(SearchStrategy):
     """A strategy that asks again what a log holds, when as many results are known as then."""
 
-    logged: dict[tuple[int, int], tuple[int, Candidate]]
+    logged: Mapping[tuple[int, int], tuple[int, Candidate]]
     strategy: SearchStrategy
 
     def suggest(
@@ -186,24 +186,28 @@ class _Logged:
             return candidate if len(told) == informed_by else None
         return self.strategy.suggest(context, told, running)
 
-    def judge(
-        self, context: StageContext, candidate: Candidate, losses: Sequence[float]
-    ) -> Forecast:
+    def judge(self, context: StageContext, candidate: Candidate, losses: ProbeLosses) -> Forecast:
         return self.strategy.judge(context, candidate, losses)
 
-    def choose(self, context: StageContext, told: Sequence[Observation]) -> float | None:
-        return self.strategy.choose(context, told)
+    def choose(
+        self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
+    ) -> Choice | None:
+        return self.strategy.choose(context, told, rejected)
 
 
 def _candidate(record: Record) -> Candidate:
     segment = Segment.from_dict(record["segment"])
-    return Candidate(segment.multiplier, segment.steps, record["evals"], segment.shape)
+    return Candidate(segment.peak_lr, segment.steps, record["evals"], segment.shape)
 
 
 def _result(state: RunState, index: int) -> Observation:
     phase = state.phase
     assert isinstance(phase, (Probing, Applying)), phase
     return next(result for result in phase.results if result.index == index)
+
+
+def _listed(losses: Sequence[float]) -> list[float | None]:
+    return [_finite(loss) for loss in losses]
 
 
 def _finite(value: float) -> float | None:

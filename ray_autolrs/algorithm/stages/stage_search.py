@@ -6,59 +6,44 @@ Pure functions of the machine's state; the decisions are a strategy's
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ray_autolrs.algorithm.schedules.run_shape import is_falling, run_shape
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
 from ray_autolrs.algorithm.search.strategy import (
     MOST_RETREATS,
-    Candidate,
     Observation,
     PastStage,
-    SearchStrategy,
     StageContext,
 )
 from ray_autolrs.algorithm.stages.phases import Applying, Probing, RunState
-from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.algorithm.stages.run_plan import RunPlan
 
 
 class SearchFailedError(RuntimeError):
     """Every LR that was tried in a stage diverged, so that none can be applied."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The decisions that the machine leaves to others, all of them pure.
-
-    Attributes:
-        config: the run's settings.
-        strategy: how a stage is searched.
-        parallel_probes: probes that may run at the same time. A probe's LR depends on the
-            results of all probes that were asked at least this many places before it, and on
-            no other, so that timing cannot change the schedule. Where a strategy needs more
-            than those, it waits for all that run.
-    """
-
-    config: AutoLRSConfig
-    strategy: SearchStrategy
-    parallel_probes: int = 1
-
-
-def search_on(rules: Rules, state: RunState, phase: Probing) -> RunState:
+def search_on(plan: RunPlan, state: RunState, phase: Probing) -> RunState:
     """Ask for as many probes as may be tried now; apply the choice once there are no more.
 
-    See :attr:`Rules.parallel_probes`.
+    With ``plan.parallel_probes`` = 2, probe i is asked from the results of the first i - 1 probes
+    in the order asked, whatever else is known. Say probes 0 and 1 run, and 1 ends first: its
+    result waits, since probe 2 is to be asked from probe 0 alone. When 0 ends, the strategy is
+    shown ([0], running=[1]) and asks for 2. Then 1 counts as told, and it is shown ([0, 1],
+    running=[2]) and asks for 3; and so on. If it answers None, it wants more results: once all of
+    0 to 2 have ended it is shown ([0, 1, 2], running=[]), and None then ends the search. Each
+    probe's ``informed_by`` says how many results it was shown, so that a replay shows as many.
     """
-    context = stage_context(state, phase.stage)
+    context = stage_context(plan, state, phase.stage)
     asked, informed_by, told = list(phase.asked), list(phase.informed_by), phase.in_order
     least = informed_by[-1] if informed_by else 0
     while True:
-        usable = max(least, len(asked) + 1 - rules.parallel_probes)
+        usable = max(least, len(asked) + 1 - plan.parallel_probes)
         if usable > len(told):
             break
-        running = [candidate.lr for candidate in asked[usable:]]
-        candidate = rules.strategy.suggest(context, told[:usable], running)
+        running = [candidate.peak_lr for candidate in asked[usable:]]
+        candidate = plan.search.suggest(context, told[:usable], running)
         if candidate is None and usable < len(asked) == len(told):
             least = len(told)  # It waited for all that ran; now it may look at them.
             continue
@@ -68,69 +53,72 @@ def search_on(rules: Rules, state: RunState, phase: Probing) -> RunState:
         informed_by.append(usable)
     phase = replace(phase, asked=tuple(asked), informed_by=tuple(informed_by))
     if len(phase.results) == len(phase.asked):
-        return replace(state, phase=choose(rules, state, phase.stage, told, phase.asked))
+        return replace(state, phase=_choice(plan, state, phase.stage, told))
     return replace(state, phase=phase)
 
 
-def stage_context(state: RunState, stage: Stage) -> StageContext:
+def stage_context(plan: RunPlan, state: RunState, stage: Stage) -> StageContext:
     """Return what a strategy may look at in a stage."""
     past = tuple(
-        PastStage(phase.stage, phase.segment.multiplier, phase.results, phase.losses)
+        PastStage(phase.stage, phase.segment.peak_lr, phase.results, phase.training_losses)
         for phase in state.past
         if isinstance(phase, Applying)
     )
-    return StageContext(stage, past, state.initial_loss)
+    return StageContext(stage, plan.facts, past, state.initial_loss)
 
 
-def choose(
-    rules: Rules,
+def choose_another(plan: RunPlan, state: RunState, phase: Applying) -> Applying:
+    """Choose again without the LR that diverged. Ours: the paper does not say what then.
+
+    Raises:
+        SearchFailedError: there is no other.
+    """
+    lr, attempt = phase.segment.peak_lr, phase.attempt + 1
+    if phase.is_closing:
+        # It is not searched: half the LR, as long as there is hope.
+        if attempt > MOST_RETREATS:
+            raise SearchFailedError(f"the last stage diverged {attempt} times, at {lr:.3g}")
+        segment = replace(phase.segment, peak_lr=lr / 2)
+        return replace(phase, segment=segment, attempt=attempt)
+    if phase.probe is None:
+        rejected, results = (*phase.rejected, lr), phase.results
+    else:
+        rejected, results = phase.rejected, _with_diverged(phase.results, phase.probe)
+    return replace(_choice(plan, state, phase.stage, results, rejected), attempt=attempt)
+
+
+def _choice(
+    plan: RunPlan,
     state: RunState,
     stage: Stage,
     results: tuple[Observation, ...],
-    asked: tuple[Candidate, ...] = (),
+    rejected: tuple[float, ...] = (),
 ) -> Applying:
     """Return the application of the LR that a stage's results speak for.
-
-    Args:
-        rules: the run's.
-        state: the run so far.
-        stage: the stage that was searched.
-        results: its judged probes, in the order asked; LRs that were applied and diverged follow.
-        asked: its probes, of whose ends one may be gone on from; none if an LR diverged before.
 
     Raises:
         SearchFailedError: every LR diverged.
     """
-    lr = rules.strategy.choose(stage_context(state, stage), results)
-    if lr is None:
-        tried = ", ".join(f"{result.lr:.3g}" for result in results)
+    choice = plan.search.choose(stage_context(plan, state, stage), results, rejected)
+    if choice is None:
+        tried = ", ".join(f"{lr:.3g}" for lr in [*(r.peak_lr for r in results), *rejected])
         raise SearchFailedError(
-            f"every LR tried in stage {stage.number} diverged ({tried}): lower lr_min and lr_max, "
+            f"every LR tried in stage {stage.number} diverged ({tried}): lower AutoLRSConfig.lr, "
             "or clip the gradients"
         )
-    shape = run_shape(rules.config)
-    segment = Segment(stage.first_step, stage.last_step, lr, shape)
-    best = next(
-        (i for i, candidate in enumerate(asked) if (candidate.lr, candidate.shape) == (lr, shape)),
-        None,
+    shape = plan.facts.shape
+    return Applying(
+        stage,
+        Segment(stage.first_step, stage.last_step, choice.peak_lr, shape),
+        results,
+        probe=choice.probe,
+        may_go_on=choice.probe is not None and results[choice.probe].shape == shape,
+        rejected=rejected,
     )
-    return Applying(stage=stage, segment=segment, results=results, best=best)
 
 
-def choose_another(rules: Rules, state: RunState, phase: Applying) -> Applying:
-    """Choose again without the LR that diverged. Ours: the paper does not say what then."""
-    segment = phase.segment
-    lr = segment.multiplier
-    if rules.config.total_steps is None and is_falling(segment.shape):
-        # The closing stage is not searched: half the LR, as long as there is hope.
-        retreats = (*phase.results, Observation(len(phase.results), lr, None))
-        if len(retreats) > MOST_RETREATS:
-            raise SearchFailedError(f"the last stage diverged {len(retreats)} times, at {lr:.3g}")
-        return replace(phase, segment=replace(segment, multiplier=lr / 2), results=retreats)
-    results = tuple(
-        replace(result, forecast=None, losses=()) if result.lr == lr else result
-        for result in phase.results
+def _with_diverged(results: tuple[Observation, ...], index: int) -> tuple[Observation, ...]:
+    return tuple(
+        replace(result, forecast=None, training_losses=()) if result.index == index else result
+        for result in results
     )
-    if results == phase.results:  # The LR was not a probed one.
-        results = (*results, Observation(index=len(results), lr=lr, forecast=None))
-    return choose(rules, state, phase.stage, results)

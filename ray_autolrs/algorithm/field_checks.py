@@ -1,0 +1,62 @@
+"""Checks that parts of the settings make of their own fields when they are built.
+
+Each refusal is a ``ValueError`` that names the field, its value and the rule.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def is_integer(value: object) -> bool:
+    """Return whether a value is an integer; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check(part: Any, name: str, holds: bool, rule: str) -> None:
+    """Refuse the field ``name`` of a part unless the rule holds.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not holds:
+        raise ValueError(f"{type(part).__name__}.{name}={getattr(part, name)!r} {rule}")
+
+
+def check_integer(part: Any, name: str, *, minimum: int, optional: bool = False) -> None:
+    """Refuse a field that is not an integer of at least ``minimum``, or None if ``optional``."""
+    value = getattr(part, name)
+    rule = f"must be {'None or ' if optional else ''}an integer of at least {minimum}"
+    holds = (optional and value is None) or (is_integer(value) and value >= minimum)
+    check(part, name, holds, rule)
+
+
+def check_positive(part: Any, name: str, *, optional: bool = False) -> None:
+    """Refuse a field that is not a positive, finite number, or None if ``optional``."""
+    value = getattr(part, name)
+    rule = f"must be {'None or ' if optional else ''}a positive, finite number"
+    check(part, name, (optional and value is None) or (is_number(value) and value > 0), rule)
+
+
+def check_fraction(part: Any, name: str, *, optional: bool = False) -> None:
+    """Refuse a field that is not a number between 0 and 1, both excluded."""
+    value = getattr(part, name)
+    rule = f"must be {'None or ' if optional else ''}a number in (0, 1)"
+    check(part, name, (optional and value is None) or (is_number(value) and 0 < value < 1), rule)
+
+
+def check_bool(part: Any, name: str) -> None:
+    """Refuse a field that is not True or False."""
+    check(part, name, isinstance(getattr(part, name), bool), "must be True or False")
+
+
+def check_choice(part: Any, name: str, choices: tuple[str, ...]) -> None:
+    """Refuse a field that is none of the choices."""
+    value = getattr(part, name)
+    check(part, name, isinstance(value, str) and value in choices, f"must be one of {choices}")

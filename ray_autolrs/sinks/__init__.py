@@ -1,0 +1,1 @@
+"""Where what happens in a run goes while it runs: one file a sink."""
