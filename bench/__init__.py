@@ -1,1 +1,1 @@
-"""Benchmarks: one file a figure, each run as ``python -m bench.NAME`` from the repository's root."""
+"""Benchmarks, one file a figure: ``python -m bench.NAME`` from the repository's root."""

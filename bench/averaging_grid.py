@@ -13,25 +13,22 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 
 from bench.measurement import Row, options, write_results
 from bench.tasks.catalogue import GOOD_LRS, OPEN_TASKS, TASKS
-from ray_autolrs.algorithm.schedules.decays import Trapezoid
+from ray_autolrs import LRSchedule, ScheduleFreeAverage
 from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.comparison.plain_training import train_plain
-from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.schedule import LRSchedule
-from ray_autolrs.training.averaging import ScheduleFree
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options(__doc__)
     parser.add_argument("--task", nargs="+", choices=OPEN_TASKS, default=OPEN_TASKS)
     parser.add_argument("--momentum", nargs="+", type=float, default=[None])
-    parser.add_argument("--power", nargs="+", type=float, default=[None])
+    parser.add_argument("--power", nargs="+", type=float, default=[2.0])
     parser.add_argument("--warmup", nargs="+", type=float, default=[0.2], help="part of the run")
     parser.add_argument("--warmup-power", nargs="+", type=float, default=[0.5])
     parser.add_argument("--lr-factor", nargs="+", type=float, default=[1.0])
@@ -46,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(grid: argparse.Namespace) -> Iterator[Row]:
     """Yield the validation loss of each run of the grid."""
     steps = grid.steps
-    settings = AutoLRSConfig(total_steps=steps, lr_min=1e-3, lr_max=1.0)
     for task, momentum, power, warmup, rise, factor, decay, seed in itertools.product(
         grid.task,
         grid.momentum,
@@ -57,25 +53,25 @@ def measure(grid: argparse.Namespace) -> Iterator[Row]:
         grid.decay,
         grid.seed,
     ):
-        shape = Trapezoid(0, steps, round(warmup * steps), round(decay * steps), rise)
+        shape = WarmupStableDecay(0, steps, round(warmup * steps), round(decay * steps), rise)
         lr = factor * GOOD_LRS[task]
-        batch_size = TASKS[task]().global_batch_size
-        beta = momentum or settings.resolved_averaging_momentum(batch_size)
-        exponent = settings.averaging_power if power is None else power
+        built = TASKS[task]()
+        averaging = ScheduleFreeAverage(momentum=momentum, power=power)
+        averaging = averaging.resolve(built.global_batch_size)
         run = train_plain(
-            TASKS[task](),
+            built,
             LRSchedule((Segment(0, steps - 1, lr, shape),)),
             method="schedule_free",
             lr=lr,
             steps=steps,
             seed=seed,
-            make_average=partial(ScheduleFree, momentum=beta, power=exponent),
+            averaging=averaging,
             eval_every=steps,
         )
         yield {
             "task": task,
-            "momentum": beta,
-            "power": exponent,
+            "momentum": averaging.momentum,
+            "power": power,
             "warmup": warmup,
             "warmup_power": rise,
             "lr": lr,

@@ -10,21 +10,33 @@ re-search wins back, or None where the factor cost less than 1%.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from unittest import mock
 
 import torch
 
 from bench.measurement import Row, options, write_results
 from bench.tasks.catalogue import LEARNING_RATES, OPEN_TASKS, TASKS
-from ray_autolrs.algorithm.search import research
-from ray_autolrs.algorithm.search.bracket import BracketStrategy
+from ray_autolrs import AutoLRSConfig, Bracket, Research
+from ray_autolrs.algorithm.search.strategy import Choice, Observation, StageContext
 from ray_autolrs.comparison.record import RunRecord
 from ray_autolrs.comparison.runs import train_autolrs
-from ray_autolrs.config import AutoLRSConfig
 
-NEVER = research.LAST_RESEARCHED_STAGE + 1
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Misled(Bracket):
+    """The default's search, which multiplies what it has found."""
+
+    factor: float
+
+    def choose(
+        self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
+    ) -> Choice | None:
+        choice = super().choose(context, told, rejected)
+        if context.past or choice is None:
+            return choice
+        return Choice(self.factor * choice.peak_lr)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,12 +54,12 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     """Yield, for each task, seed and factor, the losses and costs without and with it."""
     steps = arguments.steps
     for task, seed in itertools.product(arguments.task, arguments.seed):
-        undisturbed = _train(task, seed, steps, 1.0, researched=False)
+        undisturbed = _train(task, seed, steps, Misled(factor=1.0, research=None))
         for factor in arguments.factor:
-            without = (
-                undisturbed if factor == 1 else _train(task, seed, steps, factor, researched=False)
-            )
-            researched = _train(task, seed, steps, factor, researched=True)
+            without = undisturbed
+            if factor != 1:
+                without = _train(task, seed, steps, Misled(factor=factor, research=None))
+            researched = _train(task, seed, steps, Misled(factor=factor, research=Research()))
             lost = without.val_loss - undisturbed.val_loss
             yield {
                 "task": task,
@@ -64,20 +76,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
             }
 
 
-def _train(task: str, seed: int, steps: int, factor: float, *, researched: bool) -> RunRecord:
-    lr_min, lr_max = LEARNING_RATES[task].search
-    config = AutoLRSConfig(total_steps=steps, lr_min=lr_min, lr_max=lr_max, seed=seed)
-    found = BracketStrategy.corrected
-
-    def misled(self: BracketStrategy, lr: float) -> float:
-        return factor * found(self, lr)
-
-    stage = research.RESEARCHED_STAGE if researched else NEVER
-    with (
-        mock.patch.object(BracketStrategy, "corrected", misled),
-        mock.patch.object(research, "RESEARCHED_STAGE", stage),
-    ):
-        return train_autolrs(TASKS[task](), config)
+def _train(task: str, seed: int, steps: int, search: Misled) -> RunRecord:
+    lr = LEARNING_RATES[task].search
+    config = AutoLRSConfig(total_steps=steps, lr=lr, seed=seed, search=search)
+    return train_autolrs(TASKS[task](), config)
 
 
 if __name__ == "__main__":

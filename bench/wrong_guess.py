@@ -15,8 +15,8 @@ import torch
 
 from bench.measurement import Row, options, write_results
 from bench.tasks.catalogue import GOOD_LRS, TASKS
+from ray_autolrs import AutoLRSConfig
 from ray_autolrs.comparison.runs import train_autolrs
-from ray_autolrs.config import AutoLRSConfig
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,13 +35,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     for task, seed in itertools.product(arguments.task, arguments.seed):
         undisturbed: float | None = None
         for factor in [1.0, *(factor for factor in arguments.factor if factor != 1.0)]:
-            config = AutoLRSConfig(
-                total_steps=arguments.steps,
-                lr_min=None,
-                lr_max=None,
-                first_lr=factor * GOOD_LRS[task],
-                seed=seed,
-            )
+            lr = factor * GOOD_LRS[task]
+            config = AutoLRSConfig(total_steps=arguments.steps, lr=lr, seed=seed)
             run = train_autolrs(TASKS[task](), config)
             undisturbed = run.val_loss if undisturbed is None else undisturbed
             yield {
