@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from bench.tasks.kinds import Rows
-from ray_autolrs.workloads.small_images import FASHION_DEBIAN_FOLDER, Part, fashion_mnist
+from bench.tasks.kinds import Part, Rows
+from ray_autolrs.workloads.small_images import FASHION_DEBIAN_FOLDER, fashion_mnist
 
 HELD_IMAGES = 2500
 """Images that are read of the validation and of the test set."""

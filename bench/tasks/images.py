@@ -11,9 +11,8 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import Dataset
 
 from bench.tasks.image_data import HalfSizeFashion, flat_fashion
-from bench.tasks.kinds import Classification, Rows
+from bench.tasks.kinds import Classification, Part, Rows
 from bench.tasks.networks import Perceptron, ResidualNet, VisionTransformer
-from ray_autolrs.workloads.small_images import Part
 
 
 class HalfSizeImages(Classification):

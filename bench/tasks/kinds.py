@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, default_collate
 
 from ray_autolrs import TrainingTask
-from ray_autolrs.workloads.small_images import Part
+
+Part = Literal["train", "validation", "test"]
 
 
 class Rows(Dataset[Any]):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from bench.tasks.kinds import BenchTask, NextToken
+from bench.tasks.kinds import BenchTask, NextToken, Part
 from bench.tasks.networks import RecurrentNet, TokenTransformer
 from bench.tasks.text_data import (
     BYTE_VALUES,
@@ -19,7 +19,6 @@ from bench.tasks.text_data import (
     python_source,
     text_windows,
 )
-from ray_autolrs.workloads.small_images import Part
 
 
 class ByteLM(NextToken):

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.tasks.kinds import Rows
+from bench.tasks.kinds import Part, Rows
 from ray_autolrs.workloads.parallel_text import UNKNOWN_ID, train_bpe
-from ray_autolrs.workloads.small_images import Part
 
 TRANSLATION_FOLDER = "RAY_AUTOLRS_PARALLEL_TEXT"
 """Environment variable: folder of ``train.en``, ``train.de`` and likewise ``val`` and ``test``,

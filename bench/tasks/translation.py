@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import Dataset
 
-from bench.tasks.kinds import BenchTask, Rows
+from bench.tasks.kinds import BenchTask, Part, Rows
 from bench.tasks.text_data import parallel_folder
 from ray_autolrs.workloads.parallel_text import BOS_ID, EOS_ID, PAD_ID, read_pairs, train_bpe
-from ray_autolrs.workloads.small_images import Part
 from ray_autolrs.workloads.transformer import Transformer, TransformerSize
 
 _Pair = tuple[list[int], list[int]]
