@@ -77,7 +77,7 @@ def test_installed_extra_has_what_job_submission_needs():
 
 
 def test_python_example(tmp_path):
-    (example,) = (text for language, text in BLOCKS if language == "python")
+    example = "\n".join(text for language, text in BLOCKS if language == "python")
     ran = subprocess.run(
         [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
     )
