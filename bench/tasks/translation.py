@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.data import Dataset
 
+from bench.tasks.encoder_decoder import EncoderDecoder
 from bench.tasks.kinds import BenchTask, Part, Rows
 from bench.tasks.text_data import parallel_folder
 from ray_autolrs.workloads.parallel_text import BOS_ID, EOS_ID, PAD_ID, read_pairs, train_bpe
-from ray_autolrs.workloads.transformer import Transformer, TransformerSize
 
 _Pair = tuple[list[int], list[int]]
 
@@ -28,16 +28,15 @@ class Translation(BenchTask):
     max_length, vocabulary = 24, 1000
 
     def build_model(self) -> nn.Module:
-        size = TransformerSize(
-            vocab_size=self.vocabulary,
+        return EncoderDecoder(
+            vocabulary=self.vocabulary,
             width=32,
             layers=1,
             heads=2,
             hidden=128,
-            dropout=0.0,
             max_length=self.max_length,
+            pad_id=PAD_ID,
         )
-        return Transformer(size, PAD_ID)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-9)
