@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from ray_autolrs.training.engine import Engine
 
 from bench.measurement import Row, options, write_results
 from bench.tasks.catalogue import LEARNING_RATES, OPEN_TASKS, TASKS
@@ -25,6 +24,7 @@ from ray_autolrs import ScheduleFreeAverage
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.search.bracket import LARGEST_FACTOR, weighted_mean_lr
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.engine import Engine
 
 BEST = {"cnn": 0.13, "cnn256": 0.6, "mlp": 0.0028, "lm": 0.006, "translation": 0.0095, "vit": 0.005}
 """LRs of averaging_grid's best runs, to within a factor of 1.5."""

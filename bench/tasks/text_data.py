@@ -100,8 +100,8 @@ def parallel_folder() -> Path:
     named = os.environ.get(TRANSLATION_FOLDER)
     if not named:
         raise ValueError(
-            f"{TRANSLATION_FOLDER} is not set: parallel text is needed, the folder that `python -m "
-            "ray_autolrs.workloads.libreoffice_help` writes; its help says how to get the text"
+            f"{TRANSLATION_FOLDER} is not set: it must name the folder of aligned text that "
+            "`python -m ray_autolrs.workloads.libreoffice_help` writes; its help tells more"
         )
     return Path(named)
 
