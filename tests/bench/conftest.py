@@ -21,7 +21,7 @@ def fashion(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         count = 2000 if part == "train" else 300
         labels = torch.randint(10, (count,), generator=generator)
         noise = torch.rand(count, 1, 28, 28, generator=generator)
-        images = (255 * (0.3 * prototypes[labels] + 0.7 * noise)).to(torch.uint8)
+        images = (255 * (0.2 * prototypes[labels] + 0.8 * noise)).to(torch.uint8)
         return SimpleNamespace(images=images, labels=labels)
 
     monkeypatch.setattr(image_data, "fashion_mnist", fashion_mnist)

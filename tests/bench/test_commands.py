@@ -22,7 +22,7 @@ def told_commands() -> set[str]:
     for path in TOLD_IN:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"bench/\w+\.py --", text), path
-        found |= {" ".join(c.split()) for c in re.findall(r"python -m (bench\.[^`;|]*)`", text)}
+        found |= {" ".join(c.split()) for c in re.findall(r"`python -m (bench\.[^`]*)`", text)}
         found |= set(re.findall(r"^ {4}python -m (bench\..*)$", text, re.MULTILINE))
     return {command for command in found if "NAME" not in command and "{" not in command}
 
