@@ -47,9 +47,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 @pytest.mark.usefixtures("fashion")
 def test_research_compares_a_misled_run_with_and_without_it(run: Run):
-    options = ["--task", "mlp", "--factor", "1", "0.02", "--seed", "0", "--steps", "400"]
-    good, misled = run(research, options)
-    assert good["undisturbed"] == good["without"]
+    options = ["--task", "mlp", "--factor", "0.02", "--seed", "0", "--steps", "300"]
+    (misled,) = run(research, options)
     assert misled["without"] > 1.1 * misled["undisturbed"]
     assert misled["with"] < 0.5 * misled["without"]
     assert misled["search_with"] > misled["search_without"]
@@ -98,7 +97,7 @@ def test_probe_grid_tells_how_far_the_probes_best_is_from_the_runs(
     monkeypatch.setattr(probe_grid, "probe_losses", losses_of_probe)
     (row,) = run(probe_grid, ["--task", "vit", "--seed", "0"])
     assert row["log2_over_best"] == pytest.approx(1.0, abs=0.1)
-    assert row["std"] < 0.1
+    assert 0 < row["std"] < 0.5
 
 
 @pytest.mark.usefixtures("fashion")
