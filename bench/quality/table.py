@@ -10,8 +10,8 @@ from typing import Any
 
 from scipy import stats
 
-from bench.quality_runs import Records
-from bench.quality_tasks import HELD_OUT, TASKS
+from bench.quality.runs import Records
+from bench.tasks.catalogue import HELD_OUT, TASKS
 from ray_autolrs.comparison.record import RunRecord, steps_to
 from ray_autolrs.comparison.runs import OURS
 from ray_autolrs.comparison.table import (
@@ -113,7 +113,7 @@ def page(records: Records, steps: int) -> str:
         )
     parts = [
         "# Quality of the schedules",
-        f"`python bench/quality.py --table --steps {steps}` made this page from "
+        f"`python -m bench.quality --table --steps {steps}` made this page from "
         "`results/quality.jsonl`; what the figures mean stands below.",
         "## Against the best tuned rival",
         markdown([_summary(task, methods) for task, methods in complete.items()]),

@@ -1,28 +1,23 @@
 """How good the schedules are that AutoLRS finds: eight real tasks, each method tuned by LR.
 
-    python bench/quality.py --method autolrs cosine --seed 0 1 2 --tune-on-seed 0 --processes 2
-    python bench/quality.py --table
+    python -m bench.quality --method autolrs cosine --seed 0 1 2 --tune-on-seed 0 --processes 2
+    python -m bench.quality --table
 
 Each run that ends is a line of results/quality.jsonl and is not made again; --redo makes it
 again, after a change of the method, and the table takes the newest. With --tune-on-seed N the
 grid is run on that seed alone, and the best learning rate by validation loss on the others.
-The translation needs a folder of text: see TRANSLATION_FOLDER in quality_data.py, or --data.
+The translation needs a folder of text: see TRANSLATION_FOLDER in tasks/text_data.py, or --data.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-# Started as a script, Python looks in bench/ alone, and its parts are named from the root.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench.quality_data import TRANSLATION_FOLDER
-from bench.quality_runs import (
+from bench.measurement import options
+from bench.quality.runs import (
     RESULTS,
     make_runs,
     plan,
@@ -30,18 +25,17 @@ from bench.quality_runs import (
     read_records,
     seconds_by_task,
 )
-from bench.quality_table import page
-from bench.quality_tasks import TASKS
+from bench.quality.table import page
+from bench.tasks.catalogue import TASKS
+from bench.tasks.text_data import TRANSLATION_FOLDER
 from ray_autolrs.comparison.runs import METHODS
 from ray_autolrs.comparison.table import markdown
 
-PAGE = Path(__file__).parent / "quality.md"
+PAGE = Path(__file__).parents[1] / "quality.md"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])

@@ -7,21 +7,19 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench.quality_lrs import LEARNING_RATES
-from bench.quality_tasks import TASKS
+from bench.measurement import RESULTS_FOLDER, Row, commit
+from bench.tasks.catalogue import LEARNING_RATES, TASKS
 from ray_autolrs.comparison.record import RunRecord
 from ray_autolrs.comparison.runs import Trial, plan_trials, run_trial
 
-RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
+RESULTS = RESULTS_FOLDER / "quality.jsonl"
 
 Key = tuple[str, str, float | None, int, int]
 """(task, method, lr, seed, steps): a run with the same key is not made again."""
@@ -130,7 +128,7 @@ def make_runs(
     missing = [run for run in runs if redo or run.key not in records]
     say(f"{len(missing)} of {len(runs)} runs to make")
     path.parent.mkdir(parents=True, exist_ok=True)
-    commit = _commit()
+    made_at = commit()
     failures: list[str] = []
     with path.open("a", encoding="utf-8") as file:
         for number, (run, record, failure) in enumerate(_made(missing, processes), start=1):
@@ -139,7 +137,7 @@ def make_runs(
                 failures.append(f"{label}: {failure}")
                 say(f"{number}/{len(missing)} {failures[-1]}")
                 continue
-            line = {"task": run.task, **record.to_dict(), "commit": commit}
+            line = {"task": run.task, **record.to_dict(), "commit": made_at}
             file.write(json.dumps(line) + "\n")
             file.flush()
             records[run.key] = record
@@ -173,20 +171,9 @@ def _make(run: QualityRun) -> _Made:
         return run, None, traceback.format_exc()
 
 
-def _commit() -> str:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return described.stdout.strip()
-
-
-def seconds_by_task(records: Records) -> list[dict[str, Any]]:
+def seconds_by_task(records: Records) -> list[Row]:
     """Return the median seconds of a run on each task, to plan with."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for task in TASKS:
         seconds = [record.seconds for key, record in records.items() if key[0] == task]
         if seconds:

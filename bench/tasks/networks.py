@@ -1,4 +1,4 @@
-"""The small networks of the quality benchmark: milliseconds a step on one core.
+"""The small networks of the benchmarks' tasks: milliseconds a step on one core.
 
 They are cut down until 2300 steps take about ten seconds, and no further: each must still get
 better until its last step, or its learning rate would hardly matter.
@@ -186,13 +186,22 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-class CharacterLSTM(nn.Module):
-    """A recurrent network that predicts the next byte."""
+class RecurrentNet(nn.Module):
+    """A recurrent network that predicts the next token.
 
-    def __init__(self, *, vocabulary: int, embedding: int, width: int) -> None:
+    Args:
+        kind: ``nn.LSTM`` or ``nn.GRU``.
+        vocabulary: number of tokens.
+        embedding: width of their embeddings.
+        width: of the state.
+    """
+
+    def __init__(
+        self, kind: type[nn.LSTM | nn.GRU], *, vocabulary: int, embedding: int, width: int
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
-        self.recurrent = nn.LSTM(embedding, width, batch_first=True)
+        self.recurrent = kind(embedding, width, batch_first=True)
         self.head = nn.Linear(width, vocabulary)
 
     def forward(self, ids: Tensor) -> Tensor:
