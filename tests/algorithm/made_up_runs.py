@@ -52,7 +52,11 @@ def run_facts(**changes) -> RunFacts:
 
 
 def run_plan(
-    search: SearchStrategy | None = None, *, stages: Stages | None = None, parallel_probes=1, **facts
+    search: SearchStrategy | None = None,
+    *,
+    stages: Stages | None = None,
+    parallel_probes=1,
+    **facts,
 ) -> RunPlan:
     resolved = run_facts(**facts)
     return RunPlan(

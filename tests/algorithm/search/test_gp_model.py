@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ def test_the_mean_follows_the_losses_in_standard_units(fitted):
 
 def test_the_deviation_is_smallest_where_something_was_told(fitted):
     _, std, _ = fitted
-    between = [(low + high) / 2 for low, high in zip(TOLD, TOLD[1:], strict=False)]
+    between = [(low + high) / 2 for low, high in itertools.pairwise(TOLD)]
     assert (
         max(std[[place(x) for x in TOLD]]) < min(std[[place(x) for x in between]]) < std.max() < 1.0
     )
@@ -75,7 +77,7 @@ def test_a_diverged_lr_counts_as_the_worst_that_was_told():
 
 @pytest.mark.parametrize("losses", [[2.0, 2.0], [None, None], [2.0, None]])
 def test_equal_outcomes_tell_nothing_of_the_length_scale(losses, monkeypatch):
-    """Nothing is fitted then: a fit takes the longest, and the search tries the ends' neighbours."""
+    """So nothing is fitted: a fit takes the longest one, and the search then clings to the ends."""
     monkeypatch.setattr(gp_model, "fit_gpytorch_mll", None)
     mean, std = posterior([0.2, 0.6], losses, [], AT)
     assert mean == pytest.approx(np.zeros(101), abs=1e-12)
