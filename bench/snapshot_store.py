@@ -1,9 +1,10 @@
 """Publishing and loading a snapshot through Ray's object store, against memcpy and torch.save.
 
-The state is a model's and Adam's: three tensors for each parameter, in 300 MB. Times are medians of
-warm repetitions; the ratios hold, the milliseconds are the machine's.
+    python -m bench.snapshot_store
 
-    python bench/snapshot_store.py
+The state is a model's and Adam's: three tensors for each parameter, in 300 MB. Times are medians of
+warm repetitions; the ratios hold, the milliseconds are the machine's. At last it tells what all
+lanes together take of the object store, and the most that one of them takes for itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import numpy as np
 import ray
 import torch
 from ray._private.internal_api import node_stats
-from record import record
 
+from bench.measurement import Row, options, write_results
 from ray_autolrs.training.transport import pack, unpack
 
 CPU = torch.device("cpu")
@@ -63,24 +64,32 @@ class Reader:
         return sum(private) / 1e3
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options(__doc__)
     parser.add_argument("--megabytes", type=int, default=300)
     parser.add_argument("--tensors", type=int, default=450)
     parser.add_argument("--lanes", type=int, default=5)
     parser.add_argument("--repetitions", type=int, default=7)
-    settings = vars(parser.parse_args())
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     ray.init(
         address="local",
         num_cpus=2,
         # Small, so that all its pages have been touched when the warm-up ends.
-        object_store_memory=4 * settings["megabytes"] * 1_000_000,
+        object_store_memory=max(80, 4 * arguments.megabytes) * 1_000_000,
         log_to_driver=False,
     )
-    repetitions = settings["repetitions"]
-    source = torch.randn(settings["megabytes"] * 1_000_000 // 4)
-    state = [part.clone() for part in source.chunk(settings["tensors"])]
+    try:
+        write_results("snapshot_store", vars(arguments), measure(arguments))
+    finally:
+        ray.shutdown()
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Yield the time of each way to copy the state, then what the lanes take to hold it."""
+    repetitions = arguments.repetitions
+    source = torch.randn(arguments.megabytes * 1_000_000 // 4)
+    state = [part.clone() for part in source.chunk(arguments.tensors)]
     targets = [torch.zeros_like(tensor) for tensor in state]
     plain = np.zeros_like(source.numpy())
 
@@ -88,36 +97,29 @@ def main() -> None:
         for target, tensor in zip(targets, unpack(ray.get(reference), CPU), strict=True):
             target.copy_(tensor)
 
-    memcpy = median_ms(lambda: np.copyto(plain, source.numpy()), repetitions)
-    put = median_ms(lambda: ray.put(pack(state)), repetitions)
+    memcpy_ms = median_ms(lambda: np.copyto(plain, source.numpy()), repetitions)
+
+    def row(what: str, ms: float) -> Row:
+        return {"what": what, "value": ms, "unit": "ms", "times memcpy": ms / memcpy_ms}
+
+    yield row("memcpy", memcpy_ms)
+    yield row("put", median_ms(lambda: ray.put(pack(state)), repetitions))
     time.sleep(2.0)  # until what was put above is freed
     before_mb = object_store_mb()
     reference = ray.put(pack(state))
-    loaded = median_ms(lambda: restore(reference), repetitions)
+    yield row("get and restore", median_ms(lambda: restore(reference), repetitions))
     assert all(torch.equal(one, two) for one, two in zip(state, targets, strict=True))
-    readers = [Reader.remote() for _ in range(settings["lanes"])]
+    readers = [Reader.remote() for _ in range(arguments.lanes)]
     shapes = [tensor.numel() for tensor in state]
     private_mb = ray.get([reader.read.remote([reference], shapes) for reader in readers])
     shared_mb = object_store_mb() - before_mb
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = Path(folder) / "state.pt"
-        saved = median_ms(lambda: torch.save(state, path), 3, warm_up=1)
-        read = median_ms(lambda: torch.load(path), 3, warm_up=1)
-    ray.shutdown()
-    rows = [
-        {"what": "memcpy", "ms": memcpy, "times memcpy": 1.0},
-        {"what": "put", "ms": put, "times memcpy": put / memcpy},
-        {"what": "get and restore", "ms": loaded, "times memcpy": loaded / memcpy},
-        {"what": "torch.save", "ms": saved, "times memcpy": saved / memcpy},
-        {"what": "torch.load", "ms": read, "times memcpy": read / memcpy},
-    ]
-    settings["save_and_load_over_put_and_restore"] = (saved + read) / (put + loaded)
-    settings["object_store_of_snapshot_and_lanes_mb"] = shared_mb
-    settings["private_memory_of_each_lane_mb"] = private_mb
-    print(record("snapshot_store", settings, rows))
-    print(f"save and load / put and restore: {settings['save_and_load_over_put_and_restore']:.1f}")
-    print(f"object store with {len(readers)} lanes: {shared_mb:.0f} MB")
-    print(f"private memory of each lane, beyond its own model: {private_mb} MB")
+        yield row("torch.save", median_ms(lambda: torch.save(state, path), 3, warm_up=1))
+        yield row("torch.load", median_ms(lambda: torch.load(path), 3, warm_up=1))
+    held = {"unit": "MB", "times memcpy": None}
+    yield {"what": "object store, snapshot and lanes", "value": shared_mb, **held}
+    yield {"what": "private memory of a lane, the most", "value": max(private_mb), **held}
 
 
 if __name__ == "__main__":

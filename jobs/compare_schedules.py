@@ -2,10 +2,10 @@
 
     python jobs/compare_schedules.py --task package.module:MyTask --output runs/comparison
 
-Ray Tune trains each rival with each learning rate (LR) and seed, one CPU a run, and AutoLRS beside
-them with its search's steps charged. The LR of a rival is chosen by validation loss; a task with
-a method test_dataset() also gets test losses. Into --output go comparison.csv, .md and .png, and
-records.jsonl with every run. A task's class must be buildable without arguments.
+Ray Tune trains each baseline with each learning rate (LR) and seed, one CPU a run, and AutoLRS
+beside them with its search's steps charged. A baseline's LR is chosen by validation loss; a task
+with a method test_dataset() also gets test losses. Into --output go comparison.csv, .md and .png,
+and records.jsonl with every run. A task's class must be buildable without arguments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from ray_autolrs.comparison.runs import METHODS, plan_trials, run_on_tune
 from ray_autolrs.comparison.table import write_comparison
 
 GRID_POINTS = 5
-"""LRs of a rival where none are given, spread evenly over the interval's logarithm."""
+"""LRs of a baseline where none are given, spread evenly over the interval's logarithm."""
+
+ONLY_IF_NAMED = ("prodigy", "multi_step", "polynomial", "triangular2", "exp_range")
+"""Prodigy needs a package that is not among the requirements; the others are close relatives."""
 
 
 def load_task(name: str) -> TrainingTask:
@@ -54,9 +57,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--methods",
         nargs="+",
         choices=METHODS,
-        default=[name for name in METHODS if name != "prodigy"],
+        default=[name for name in METHODS if name not in ONLY_IF_NAMED],
         metavar="METHOD",
-        help=f"of {', '.join(METHODS)}; prodigy needs the package prodigyopt (default: the others)",
+        help=f"of {', '.join(METHODS)}; prodigy needs the package prodigyopt (default: all but "
+        f"{', '.join(ONLY_IF_NAMED)})",
     )
     parser.add_argument("--lr-min", type=float, default=1e-3, help="AutoLRS's interval")
     parser.add_argument("--lr-max", type=float, default=1.0)
@@ -64,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--lrs",
         type=float,
         nargs="+",
-        help=f"rivals' grid (default: {GRID_POINTS} of the interval)",
+        help=f"baselines' grid (default: {GRID_POINTS} of the interval)",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1150, help="applied steps of a run")
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seeds=arguments.seeds,
         steps=arguments.steps,
     )
-    print(f"{len(trials)} runs of {arguments.steps} steps; rivals' LRs: {lrs}", flush=True)
+    print(f"{len(trials)} runs of {arguments.steps} steps; baselines' LRs: {lrs}", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     environment = {
         # Cores are shared out by run: a run's own threads would only wait for each other.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from ray_autolrs.algorithm.field_checks import check, check_choice, check_integer
+from ray_autolrs.algorithm.field_checks import check, check_integer
 
-LanesKind = Literal["auto", "sequential", "workers", "actors"]
+WITHOUT_ACTORS = ("sequential", "workers")
+"""Kinds that have none. The trainer asks every kind, one's own too; these are refused here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,10 +18,11 @@ class Lanes:
         ValueError: a field is out of its range, or has no effect with the kind.
     """
 
-    kind: LanesKind = "auto"
+    kind: str = "auto"
     """``"sequential"``, all workers together, one probe after the other; ``"workers"``, each
     training worker by itself; ``"actors"``, the workers and further actors on free resources;
-    ``"auto"`` takes what the cluster and the model allow."""
+    ``"auto"`` takes what the cluster and the model allow. Each is a file of ``cluster/lanes/``;
+    a kind that is not there is refused by the trainer."""
 
     actors: int | None = None
     """Actors besides the workers. None takes what is free when the run starts, and lets an
@@ -31,11 +32,10 @@ class Lanes:
     """What an actor holds, such as ``{"CPU": 1, "GPU": 0.5}``. None is what a worker holds."""
 
     def __post_init__(self) -> None:
-        check_choice(self, "kind", get_args(LanesKind))
-        uses_actors = self.kind in ("auto", "actors")
+        check(self, "kind", isinstance(self.kind, str), "must be the name of a kind, or 'auto'")
         for name in ("actors", "resources"):
-            is_set = getattr(self, name) is not None
-            check(self, name, uses_actors or not is_set, "needs kind='actors' or 'auto'")
+            has_effect = getattr(self, name) is None or self.kind not in WITHOUT_ACTORS
+            check(self, name, has_effect, f"has no effect with kind={self.kind!r}; use 'actors'")
         check_integer(self, "actors", minimum=0 if self.kind == "auto" else 1, optional=True)
         if self.resources is not None:
             amounts = self.resources.values()

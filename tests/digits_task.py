@@ -7,13 +7,14 @@ and unequal random numbers show.
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from ray_autolrs import AutoLRSConfig, TrainingTask
+from ray_autolrs import AutoLRSConfig, GaussianProcess, Stages, TrainingTask, Warmup
 
 read_digits = functools.cache(load_digits)  # reading takes longer than a run's training
 
@@ -50,16 +51,13 @@ class DigitsTask(TrainingTask):
         )
 
 
-def short_config(**overrides: object) -> AutoLRSConfig:
+def short_config(**parts: object) -> AutoLRSConfig:
     """Warm-up and three stages, of 80, 160 and 160 steps; the last judged by validation loss."""
     values: dict[str, object] = {
         "total_steps": 410,
-        "lr_min": 1e-3,
-        "lr_max": 3.0,
-        "warmup_steps": 10,
-        "first_stage_steps": 80,
-        "max_stage_steps": 160,
-        "probes_per_stage": 4,
-        "validation_evals": 8,
+        "lr": (1e-3, 3.0),
+        "warmup": Warmup(steps=10, lr=math.sqrt(1e-3 * 3.0)),
+        "stages": Stages(first_steps=80, longest_steps=160),
+        "search": GaussianProcess(probes=4, validation_evals=8),
     }
-    return AutoLRSConfig.paper(**(values | overrides))  # type: ignore[arg-type]
+    return AutoLRSConfig.paper(**(values | parts))  # type: ignore[arg-type]

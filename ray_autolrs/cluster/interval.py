@@ -24,7 +24,7 @@ RANGE_TEST_FILE = "range_test.json"
 def with_interval(
     config: AutoLRSConfig, task: TrainingTask, folder: RunFolder, scaling_config: ScalingConfig
 ) -> AutoLRSConfig:
-    """Return the settings with the interval that a range test finds, if they have none.
+    """Return the settings with the interval that a range test finds, if they have no LR.
 
     A run that is continued takes the interval that it was started with.
 
@@ -38,7 +38,7 @@ def with_interval(
     Raises:
         ValueError: the loss of the task never falls, or is not finite; see ``lr_range_test``.
     """
-    if config.lr_min is not None or config.first_lr is not None:
+    if config.lr is not None:
         return config
     found = folder.read_json(RANGE_TEST_FILE)
     if found is None:
@@ -51,7 +51,7 @@ def with_interval(
             result.lr_max,
             len(result.losses),
         )
-    return dataclasses.replace(config, lr_min=found["lr_min"], lr_max=found["lr_max"])
+    return dataclasses.replace(config, lr=(found["lr_min"], found["lr_max"]))
 
 
 def range_test_steps(folder: RunFolder) -> int:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import ray
 import torch
@@ -16,20 +16,16 @@ from ray.train import RunConfig, ScalingConfig
 from tokenizers import Tokenizer
 from torch import nn
 
-from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
-from ray_autolrs.algorithm.schedules.stage_plan import plan_stages
-from ray_autolrs.algorithm.stages.messages import Apply
-from ray_autolrs.algorithm.stages.rules import planned_probe_steps
+from ray_autolrs.cluster.checkpoints import MODEL_FILE
 from ray_autolrs.cluster.checks import check_cluster
+from ray_autolrs.cluster.fixed_lr import fit_fixed
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.trainer import AutoLRSTrainer
-from ray_autolrs.cluster.worker_loop import MODEL_FILE
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.report.stage_table import stage_table
+from ray_autolrs.settings_tree import Setting
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.training.collectives import Solo
 from ray_autolrs.training.step_timing import StepTiming, time_steps
-from ray_autolrs.training.worker import Worker
 
 JOB_FILE = "job.json"
 """In the run's folder: the arguments that make it another run if they change."""
@@ -88,9 +84,9 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, name: str) -> None:
         "--set",
         action="append",
         default=[],
-        metavar="FIELD=VALUE",
-        help="a field of AutoLRSConfig instead of the preset's, for example total_steps=5000 or "
-        "lr_max=0.3; may be given again",
+        metavar="PATH=VALUE",
+        help="a setting of AutoLRSConfig instead of the preset's, for example total_steps=5000 or "
+        "search.probe_steps=50; may be given again",
     )
     group.add_argument(
         "--fixed-lr",
@@ -105,23 +101,19 @@ def config_from(arguments: argparse.Namespace, preset: AutoLRSConfig) -> AutoLRS
     """Return a preset's settings with ``--seed`` and ``--set`` put in.
 
     Raises:
-        ValueError: ``--set`` is not of the form FIELD=VALUE, or names no field, or the settings
-            refuse the value.
+        ValueError: ``--set`` is not of the form PATH=VALUE, or there is no such setting, or it
+            refuses the value.
     """
-    known = [field.name for field in dataclasses.fields(preset)]
-    values: dict[str, Any] = {"seed": arguments.seed}
-    for setting in arguments.set:
-        field, equals, value = setting.partition("=")
-        if not equals or field not in known:
-            raise ValueError(
-                f"--set {setting} must be FIELD=VALUE with a field of AutoLRSConfig, one of: "
-                f"{', '.join(known)}"
-            )
+    settings: list[Setting] = [("seed", arguments.seed)]
+    for text in arguments.set:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set {text} must be PATH=VALUE, such as search.probe_steps=50")
         try:
-            values[field] = json.loads(value)
+            settings.append((path, json.loads(value)))
         except json.JSONDecodeError:
-            values[field] = value
-    return dataclasses.replace(preset, **values)
+            settings.append((path, value))
+    return preset.replaced(*settings)
 
 
 def run_folder(arguments: argparse.Namespace) -> RunFolder:
@@ -181,24 +173,23 @@ def run_job(
     if arguments.fixed_lr is not None:
         say(f"fixed LR {arguments.fixed_lr:g}: {config.total_steps} steps, no search")
         device = _device()
-        worker, metrics = fit_fixed(task, config, arguments.fixed_lr, device)
-        module = worker.replica.module
+        module, metrics = fit_fixed(task, config, arguments.fixed_lr, device)
     else:
-        _claim_folder(run_folder(arguments), arguments)
         scaling = ScalingConfig(num_workers=arguments.num_workers, use_gpu=arguments.use_gpu)
-        if arguments.num_workers > 0:
-            # The workers' own logs stay in Ray's log folder; their errors come back.
-            ray.init(address=arguments.address, logging_level=logging.WARNING, log_to_driver=False)
-            check_cluster(scaling)
-        say(
-            cost_text(task, config, max(1, arguments.num_workers), _measured(task, config, scaling))
-        )
-        result = AutoLRSTrainer(
+        trainer = AutoLRSTrainer(
             task,
             config,
             scaling_config=scaling,
             run_config=RunConfig(name=arguments.name, storage_path=arguments.storage_path),
-        ).fit()
+        )
+        _claim_folder(run_folder(arguments), arguments)
+        if arguments.num_workers > 0:
+            # The workers' own logs stay in Ray's log folder; their errors come back.
+            ray.init(address=arguments.address, logging_level=logging.WARNING, log_to_driver=False)
+            check_cluster(scaling)
+        timing = _measured(task, config, scaling)
+        say(cost_text(task, config, max(1, arguments.num_workers), timing))
+        result = trainer.fit()
         say(f"\n{stage_table(result.events)}\n")
         metrics = result.metrics
         device = _device()
@@ -225,57 +216,31 @@ def cost_text(
     """
     if config.total_steps is None:
         raise ValueError("total_steps=None has no cost to tell; jobs need a number of steps")
-    stages = plan_stages(config)
-    probed = planned_probe_steps(config)
-    bound = "about" if config.search == "bracket" else "up to"
+    # Before a range test any interval will do.
+    known = dataclasses.replace(config, lr=config.lr or (1e-3, 1.0))
+    plan = known.resolve(global_batch_size=task.global_batch_size).plan()
+    probed = plan.planned_probe_steps()
     hours = (config.total_steps + probed) / timing.steps_per_s / 3600
     amount = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     return (
-        f"cost: {config.total_steps} steps applied and {bound} {probed} probed in {len(stages)} "
-        f"stages, {task.global_batch_size} samples a step on {num_workers} worker(s)\n"
+        f"cost: {config.total_steps} steps applied and {f'about {probed}' if probed else 'some'} "
+        f"probed in {len(plan.all_stages())} stages, {task.global_batch_size} samples a step on "
+        f"{num_workers} worker(s)\n"
         f"speed: {timing.steps_per_s:.3g} batches/s measured on one worker's share of "
         f"{timing.steps} steps, {100 * timing.data_wait_fraction:.1f}% of it waiting for data; "
         f"the steps alone will take {amount}"
     )
 
 
-def fit_fixed(
-    task: TrainingTask, config: AutoLRSConfig, lr: float, device: torch.device
-) -> tuple[Worker, dict[str, float]]:
-    """Train with one LR in this process, after the run's warm-up, and without averaging.
-
-    Returns:
-        The worker that has trained, and the last validation's means; a loss that is not finite
-        ends the training early.
-    """
-    config = dataclasses.replace(config, averaging="none")
-    worker = Worker(task, config, Solo(), device)
-    worker.take_snapshot(0)
-    worker.check_first_loss()
-    assert config.total_steps is not None, config
-    first, last = config.resolved_warmup_steps, config.total_steps - 1
-    segments = [Segment(first, last, lr)]
-    if first:
-        segments.insert(0, Segment(0, first - 1, lr, LinearWarmup(first_step=0, steps=first)))
-    metrics: dict[str, float] = {}
-    for stage, segment in enumerate(segments):
-        done = worker.run_apply(Apply(stage, segment), lambda steps, loss: None)
-        metrics = {name: value for _, name, value in done.evaluations}
-        if done.diverged:
-            break
-        worker.take_snapshot(segment.last_step + 1)
-    return worker, metrics or {"loss": float("nan")}
-
-
 def _measured(task: TrainingTask, config: AutoLRSConfig, scaling: ScalingConfig) -> StepTiming:
     """Time a few steps where the workers will train: in this process, or in a Ray task."""
     if scaling.num_workers == 0:
-        return time_steps(task, config, num_workers=1, device=_device())
+        return time_steps(task, seed=config.seed, num_workers=1, device=_device())
     workers = scaling.num_workers
     assert isinstance(workers, int)
 
     def measure() -> StepTiming:
-        return time_steps(task, config, num_workers=workers, device=_device())
+        return time_steps(task, seed=config.seed, num_workers=workers, device=_device())
 
     # One call for each process: it leaves the GPU's memory when it ends.
     remote = ray.remote(num_cpus=1, num_gpus=1 if scaling.use_gpu else 0, max_calls=1)(measure)

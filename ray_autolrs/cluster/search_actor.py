@@ -12,14 +12,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from typing import Protocol
 
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
-    Apply,
     Command,
     Event,
-    Finish,
     FinishRequested,
     Probe,
     ProbeDone,
@@ -27,41 +25,36 @@ from ray_autolrs.algorithm.stages.messages import (
 )
 from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
-from ray_autolrs.algorithm.stages.rules import rules_of
-from ray_autolrs.cluster.leases import Assignment, Idle, Leases, Over
+from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leases, Over
 from ray_autolrs.cluster.run_folder import SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
+from ray_autolrs.sinks.sink import Status
 
 logger = logging.getLogger(__name__)
-
-WORKER_LANE = "worker-"
-"""Lanes whose name begins so are training workers; they are lost and start together."""
 
 PULL_TIMEOUT_S = 2.0
 """Longest wait for a probe before a lane is told to ask again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What is going on now, for a progress display.
+class SearchLine(Protocol):
+    """What the training workers call of a search actor, which may be in another process."""
 
-    Attributes:
-        command: what the workers are doing; None before they are ready.
-        steps_done: steps of it that are done.
-        loss: the latest loss; NaN before the first.
-    """
+    def exchange(self, event: Event | None) -> Command:
+        """Tell an event, or nothing, and return the next command. Rank 0 calls it."""
 
-    command: Command | None = None
-    steps_done: int = 0
-    loss: float = float("nan")
+    def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
+        """Tell what a lane has run, and return what it is to run next."""
+
+    def heartbeat(self, steps_done: int, loss: float) -> None:
+        """Tell the progress of the current command; does not wait. Rank 0 calls it."""
 
 
 class SearchActor:
     """Answers events with commands. It is a plain object; the driver makes it a Ray actor.
 
     Args:
-        config: the run's settings.
+        config: the run's settings, resolved.
         folder: where the log and the schedule are kept; what it holds already is continued.
         parallel_probes: probes that may run at the same time. A run that is continued keeps the
             number that it was started with, because the schedule depends on it.
@@ -154,13 +147,13 @@ class SearchActor:
     def _load(self) -> None:
         self._log = EventLog(self._folder)
         lanes = next(record for record in self._log.records if record["kind"] == "lanes")
-        self._rules = rules_of(self._config, lanes["parallel_probes"])
-        self._state = replay(self._rules, self._log.records)
+        self._plan = self._config.plan(lanes["parallel_probes"])
+        self._state = replay(self._plan, self._log.records)
 
     def _take_in(self, event: Event, lane: str) -> None:
         """Advance the machine, and write the log before anyone is answered."""
         before = self._state
-        after, _ = advance(self._rules, before, event)
+        after, _ = advance(self._plan, before, event)
         if after is not before:
             self._write(before, event, after, lane)
             self._state = after
@@ -175,21 +168,3 @@ class SearchActor:
             schedule = LRSchedule(after.segments)
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
-
-
-def describe_command(command: Command) -> str:
-    """Return a command as a short text for a progress display.
-
-    >>> describe_command(Finish())
-    'finishing'
-    """
-    match command:
-        case Probe():
-            lr = command.segment.multiplier
-            return f"stage {command.stage} probe {command.index + 1} lr {lr:.3g}"
-        case Apply(stage=0):
-            return f"warm-up to lr {command.segment.multiplier:.3g}"
-        case Apply():
-            return f"stage {command.stage} apply lr {command.segment.multiplier:.3g}"
-        case Finish():
-            return "finishing"

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from ray.train import Checkpoint, RunConfig, ScalingConfig
 
 from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.checks import check_cluster, check_picklable, check_workers
+from ray_autolrs.cluster.conductor import run_on_ray
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
+from ray_autolrs.cluster.lanes.choice import check_lanes
 from ray_autolrs.cluster.local_run import run_locally
-from ray_autolrs.cluster.ray_run import run_on_ray
 from ray_autolrs.cluster.run_folder import (
     CONFIG_FILE,
     EVENTS_FILE,
@@ -31,6 +33,9 @@ from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.report.costs import Costs, count_costs
 from ray_autolrs.report.history import history_frame
 from ray_autolrs.schedule import LRSchedule
+from ray_autolrs.sinks.log import LogSink
+from ray_autolrs.sinks.progress_bar import ProgressBar
+from ray_autolrs.sinks.sink import Sink
 from ray_autolrs.task import TrainingTask
 
 if TYPE_CHECKING:
@@ -39,17 +44,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-LANE_SETTINGS = ("probe_lanes", "probe_actors", "resources_per_probe_actor")
-"""Settings that may change when a run is continued, on another cluster say: they do not change
-its schedule."""
-
-
 @dataclass(frozen=True)
 class AutoLRSResult:
     """What a run leaves.
 
     Attributes:
-        config: the settings that it ran with.
+        config: the settings that it ran with, resolved.
         schedule: the learning-rate schedule that it found and trained with.
         checkpoint: the trained model: ``model.pt`` is the module's ``state_dict``.
         path: the run's folder.
@@ -80,7 +80,7 @@ class AutoLRSResult:
             if event["kind"] == "apply" and not event["diverged"]:
                 for step, name, value in event["evaluations"]:
                     by_step.setdefault(step, {})[name] = value
-        if not self.config.keep_best:
+        if not self.config.validation.keep_best:
             return by_step[max(by_step)]
         return min(by_step.values(), key=lambda means: means["loss"])
 
@@ -97,10 +97,11 @@ class AutoLRSTrainer:
         scaling_config: the workers, as in Ray Train; None is one worker on the CPU, and
             ``num_workers=0`` trains in this process, without Ray.
         run_config: name and storage of the run, as in Ray Train; None makes a name.
+        sinks: told what happens while it goes on, besides the log and the progress bar.
 
     Raises:
-        ValueError: a setting of the task is refused, the workers do not divide the global batch,
-            their number is elastic, or the task cannot be pickled.
+        ValueError: a setting of the task or of the lanes is refused, the workers do not divide
+            the global batch, their number is elastic, or the task cannot be pickled.
         TypeError: an argument is of another class.
     """
 
@@ -111,6 +112,7 @@ class AutoLRSTrainer:
         *,
         scaling_config: ScalingConfig | None = None,
         run_config: RunConfig | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         _check_type("task", task, TrainingTask)
         _check_type("config", config, AutoLRSConfig)
@@ -118,8 +120,10 @@ class AutoLRSTrainer:
         self.config = config
         self.scaling_config = scaling_config or ScalingConfig()
         self.run_config = _with_absolute_path(run_config or RunConfig())
+        self.sinks = tuple(sinks)
         self._finish_requested = threading.Event()
         self._num_workers = check_workers(self.scaling_config)
+        check_lanes(config.lanes)
         task.check_settings()
         task.resolved_micro_batch_size(max(1, self._num_workers))
         check_picklable(task)
@@ -134,26 +138,26 @@ class AutoLRSTrainer:
             ray.train.TrainingFailedError: workers were lost more often than
                 ``run_config.failure_config`` allows.
         """
-        self.config = self.config.for_batch_size(self.task.global_batch_size)
         folder = RunFolder(
             str(self.run_config.storage_path),
             str(self.run_config.name),
             self.run_config.storage_filesystem,
         )
-        if _finished(_read_events(folder)) is not None:
-            self._check_same_config(folder)
-            logger.info("the run in %s had finished; returning its result", folder.path)
-            return self._result(folder)
-        if self._num_workers > 0:
+        events = _read_events(folder)
+        is_finished = _finished(events) is not None
+        if self._num_workers > 0 and not is_finished:
             if not ray.is_initialized():
                 ray.init()
             check_cluster(self.scaling_config)
-        self.config = with_interval(self.config, self.task, folder, self.scaling_config)
-        self._check_same_config(folder)
+        config = with_interval(self.config, self.task, folder, self.scaling_config)
+        config = self._resolved(config, folder, events)
+        if is_finished:
+            logger.info("the run in %s had finished; returning its result", folder.path)
+            return _result(config, folder)
         with finish_on_signal(self._finish_requested):
-            checkpoint_path = self._train(folder)
+            checkpoint_path = self._train(config, folder)
         self._record_finish(folder, checkpoint_path)
-        return self._result(folder)
+        return _result(config, folder)
 
     def finish(self) -> None:
         """End a run without a known end (``total_steps=None``), from any thread.
@@ -163,43 +167,37 @@ class AutoLRSTrainer:
         """
         self._finish_requested.set()
 
-    def _train(self, folder: RunFolder) -> str:
+    def _train(self, config: AutoLRSConfig, folder: RunFolder) -> str:
         """Train in this process or on Ray; return the last checkpoint's path."""
+        sinks = (LogSink(), ProgressBar(), *self.sinks)
         if self._num_workers == 0:
-            return run_locally(self.task, self.config, folder, self._finish_requested)
+            return run_locally(self.task, config, folder, self._finish_requested, sinks)
         return run_on_ray(
             self.task,
-            self.config,
+            config,
             folder,
             self.scaling_config,
             self.run_config,
             self._finish_requested,
+            sinks,
         )
 
-    def _check_same_config(self, folder: RunFolder) -> None:
-        """Write the settings into the folder of a run that has not begun, or compare them.
+    def _resolved(
+        self, config: AutoLRSConfig, folder: RunFolder, events: list[Record]
+    ) -> AutoLRSConfig:
+        """Return the settings with every number filled in: by the run, if it has begun.
 
         A run has begun when its workers were ready: one that was refused may be mended.
         """
-        found = folder.read_json(CONFIG_FILE)
-        needs_interval = self.config.lr_min is None and self.config.first_lr is None
-        if needs_interval and found is not None:  # a finished run's range test
-            interval = {"lr_min": found["lr_min"], "lr_max": found["lr_max"]}
-            self.config = dataclasses.replace(self.config, **interval)
-        wanted = self.config.to_dict()
-        has_begun = any(event["kind"] == "ready" for event in _read_events(folder))
-        if found is None or not has_begun:
-            folder.write_json(CONFIG_FILE, wanted)
-            return
-        differing = [
-            name for name in wanted if name not in LANE_SETTINGS and found.get(name) != wanted[name]
-        ]
-        if differing:
-            field = differing[0]
-            raise ValueError(
-                f"the run in {folder.path} was started with {field}={found.get(field)!r}, not "
-                f"{wanted[field]!r}; use the same config to continue it, or another name"
-            )
+        batch = self.task.global_batch_size
+        if any(event["kind"] == "ready" for event in events):
+            try:
+                return config.continued(folder.read_json(CONFIG_FILE), global_batch_size=batch)
+            except ValueError as error:
+                raise ValueError(f"{folder.path}: {error}") from error
+        resolved = config.resolve(global_batch_size=batch)
+        folder.write_json(CONFIG_FILE, resolved.to_json())
+        return resolved
 
     def _record_finish(self, folder: RunFolder, checkpoint_path: str) -> None:
         log = EventLog(folder)
@@ -215,17 +213,18 @@ class AutoLRSTrainer:
         }
         log.append([record])
 
-    def _result(self, folder: RunFolder) -> AutoLRSResult:
-        events = _read_events(folder)
-        finished = _finished(events)
-        assert finished is not None, folder.path
-        return AutoLRSResult(
-            config=self.config,
-            schedule=LRSchedule.from_dict(folder.read_json(SCHEDULE_FILE)),
-            checkpoint=Checkpoint(f"{folder.path}/{finished['checkpoint']}", folder.filesystem),
-            path=folder.path,
-            events=tuple(events),
-        )
+
+def _result(config: AutoLRSConfig, folder: RunFolder) -> AutoLRSResult:
+    events = _read_events(folder)
+    finished = _finished(events)
+    assert finished is not None, folder.path
+    return AutoLRSResult(
+        config=config,
+        schedule=LRSchedule.from_dict(folder.read_json(SCHEDULE_FILE)),
+        checkpoint=Checkpoint(f"{folder.path}/{finished['checkpoint']}", folder.filesystem),
+        path=folder.path,
+        events=tuple(events),
+    )
 
 
 def _with_absolute_path(run_config: RunConfig) -> RunConfig:

@@ -1,8 +1,7 @@
-"""AutoLRS beside its rivals on one task: single runs, and many of them with Ray Tune."""
+"""AutoLRS beside baselines on one task: single runs, and many of them with Ray Tune."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import tempfile
@@ -17,45 +16,46 @@ import torch
 from ray import tune
 from ray.train import RunConfig, ScalingConfig
 
+from ray_autolrs.algorithm.field_checks import check, check_integer, check_positive
+from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
+from ray_autolrs.cluster.checkpoints import MODEL_FILE
 from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
-from ray_autolrs.cluster.worker_loop import MODEL_FILE
-from ray_autolrs.comparison.plain_training import EVALUATIONS
+from ray_autolrs.comparison.baselines import BASELINES, train_baseline
+from ray_autolrs.comparison.plain_training import EVALUATIONS, loss_on_test_set
 from ray_autolrs.comparison.record import RunRecord
-from ray_autolrs.comparison.rivals import PRODIGY_LR, RIVALS, train_rival
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
-from ray_autolrs.training.evaluation import Evaluation
-from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.engine import Engine
 
 PAPER_FIRST_STAGE = 1 / 23
 """First stage of a short run of the paper's method, as a part of the run. The paper's own
 numbers are for runs of about 100,000 steps. Ours: 100 steps of 2300."""
 
+PAPER_SHORTEST_STAGE = 80
+"""Steps of it at least: a probe takes a tenth of them, and a forecast needs 8 losses."""
 
-def _default(steps: int, lr_min: float, lr_max: float, seed: int) -> AutoLRSConfig:
-    return AutoLRSConfig(total_steps=steps, lr_min=lr_min, lr_max=lr_max, seed=seed)
-
-
-def _paper(steps: int, lr_min: float, lr_max: float, seed: int) -> AutoLRSConfig:
-    first = max(20, round(PAPER_FIRST_STAGE * steps))
-    return AutoLRSConfig.paper(
-        total_steps=steps,
-        lr_min=lr_min,
-        lr_max=lr_max,
-        seed=seed,
-        first_stage_steps=first,
-        max_stage_steps=8 * first,
-    )
+Interval = tuple[float, float]
+"""Lowest and highest LR."""
 
 
-OURS: Mapping[str, Callable[[int, float, float, int], AutoLRSConfig]] = MappingProxyType(
+def _default(steps: int, lr: Interval, seed: int) -> AutoLRSConfig:
+    return AutoLRSConfig(total_steps=steps, lr=lr, seed=seed)
+
+
+def _paper(steps: int, lr: Interval, seed: int) -> AutoLRSConfig:
+    first = max(PAPER_SHORTEST_STAGE, round(PAPER_FIRST_STAGE * steps))
+    stages = Stages(first_steps=first, longest_steps=8 * first)
+    return AutoLRSConfig.paper(steps, lr, seed=seed, stages=stages)
+
+
+OURS: Mapping[str, Callable[[int, Interval, int], AutoLRSConfig]] = MappingProxyType(
     {"autolrs": _default, "autolrs_paper": _paper}
 )
-"""Settings of our own methods, by name: from (steps, lr_min, lr_max, seed)."""
+"""Settings of our own methods, by name: from (steps, interval, seed)."""
 
-METHODS = (*OURS, *RIVALS)
+METHODS = (*OURS, *BASELINES)
 """Names of all methods."""
 
 
@@ -67,36 +67,39 @@ class Trial:
         method: one of :data:`METHODS`.
         seed: of model, batches and search.
         steps: applied optimizer steps.
-        lr: a rival's peak learning rate (LR).
+        lr: a baseline's peak learning rate (LR).
         lr_interval: the LRs that one of our methods searches.
 
     Raises:
-        ValueError: the method is unknown, or lacks its LR or its interval.
+        ValueError: the method is unknown, lacks its LR or its interval, or a number is out of its
+            range.
     """
 
     method: str
     seed: int
     steps: int
     lr: float | None = None
-    lr_interval: tuple[float, float] | None = None
+    lr_interval: Interval | None = None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}")
-        needed = "lr_interval" if self.method in OURS else "lr"
-        if getattr(self, needed) is None:
-            raise ValueError(f"{needed}=None: method={self.method!r} needs one")
+        check(self, "method", self.method in METHODS, f"must be one of {', '.join(METHODS)}")
+        check_integer(self, "steps", minimum=1)
+        if self.method in OURS:
+            rule = f"must be an interval: method={self.method!r} searches one"
+            check(self, "lr_interval", self.lr_interval is not None, rule)
+        else:
+            check_positive(self, "lr")
 
 
 def plan_trials(
     methods: Sequence[str],
     *,
     lrs: Sequence[float],
-    lr_interval: tuple[float, float],
+    lr_interval: Interval,
     seeds: Sequence[int],
     steps: int,
 ) -> list[Trial]:
-    """Return every run of a comparison: each rival with each LR, all with each seed.
+    """Return every run of a comparison: each baseline with each LR, all with each seed.
 
     >>> trials = plan_trials(["autolrs", "cosine", "prodigy"], lrs=[0.1, 1.0],
     ...                      lr_interval=(0.01, 1.0), seeds=[0], steps=10)
@@ -108,11 +111,9 @@ def plan_trials(
         if method in OURS:
             trials.append(Trial(method=method, seed=seed, steps=steps, lr_interval=lr_interval))
             continue
-        is_tuned = method not in RIVALS or RIVALS[method].is_tuned
-        trials += [
-            Trial(method=method, seed=seed, steps=steps, lr=lr)
-            for lr in (lrs if is_tuned else [PRODIGY_LR])
-        ]
+        fixed_lr = BASELINES[method].fixed_lr if method in BASELINES else None
+        grid = lrs if fixed_lr is None else [fixed_lr]
+        trials += [Trial(method=method, seed=seed, steps=steps, lr=lr) for lr in grid]
     return trials
 
 
@@ -124,10 +125,10 @@ def run_trial(task: TrainingTask, trial: Trial) -> RunRecord:
     """
     if trial.method in OURS:
         assert trial.lr_interval is not None
-        config = OURS[trial.method](trial.steps, *trial.lr_interval, trial.seed)
+        config = OURS[trial.method](trial.steps, trial.lr_interval, trial.seed)
         return train_autolrs(task, config, method=trial.method)
     assert trial.lr is not None
-    return train_rival(trial.method, task, lr=trial.lr, steps=trial.steps, seed=trial.seed)
+    return train_baseline(trial.method, task, lr=trial.lr, steps=trial.steps, seed=trial.seed)
 
 
 def train_autolrs(
@@ -137,7 +138,7 @@ def train_autolrs(
 
     Args:
         task: what to train; its ``test_dataset()``, if it has one, gives the test loss.
-        config: the search's settings; without ``eval_every_steps`` it evaluates about 20 times.
+        config: the settings; without ``validation.every_steps`` it evaluates about 20 times.
         method: for the record.
 
     Raises:
@@ -146,10 +147,9 @@ def train_autolrs(
     steps = config.total_steps
     if steps is None:
         raise ValueError("total_steps=None: a comparison needs runs that end; give a number")
-    if config.eval_every_steps is None:
-        every = max(1, steps // EVALUATIONS)
-        config = dataclasses.replace(config, eval_every_steps=every)
-    started = time.perf_counter()
+    if config.validation.every_steps is None:
+        config = config.replaced(("validation.every_steps", max(1, steps // EVALUATIONS)))
+    started_s = time.perf_counter()
     base: dict[str, Any] = {"method": method, "lr": None, "seed": config.seed, "steps": steps}
     with tempfile.TemporaryDirectory() as folder:
         trainer = AutoLRSTrainer(
@@ -160,10 +160,11 @@ def train_autolrs(
         )
         try:
             result = trainer.fit()
-        except SearchFailedError:  # every LR diverged: a result, as a rival's divergence is
-            seconds = time.perf_counter() - started
-            return RunRecord(**base, val_loss=math.inf, diverged=True, seconds=seconds)
-        return RunRecord(**base, **_outcome(task, result), seconds=time.perf_counter() - started)
+        except SearchFailedError:  # every LR diverged: a result, as a baseline's divergence is
+            outcome: dict[str, Any] = {"val_loss": math.inf, "diverged": True}
+        else:
+            outcome = _outcome(task, result)
+    return RunRecord(**base, **outcome, seconds=time.perf_counter() - started_s)
 
 
 def _outcome(task: TrainingTask, result: AutoLRSResult) -> dict[str, Any]:
@@ -183,16 +184,11 @@ def _outcome(task: TrainingTask, result: AutoLRSResult) -> dict[str, Any]:
 
 
 def _test_loss(task: TrainingTask, result: AutoLRSResult) -> float | None:
-    test_dataset = getattr(task, "test_dataset", None)
-    if test_dataset is None:
-        return None
-    replica = Replica(task, Solo(), torch.device("cpu"), result.config.seed)
+    engine = Engine(task, Solo(), torch.device("cpu"), seed=result.config.seed)
     with result.checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / MODEL_FILE, map_location="cpu")
-    replica.module.load_state_dict(state)
-    batch_size = task.eval_batch_size or task.resolved_micro_batch_size(1)
-    evaluation = Evaluation(task, test_dataset(), batch_size, seed=result.config.seed)
-    return evaluation.run(replica, Solo(), with_metrics=False)["loss"]
+    engine.replica.module.load_state_dict(state)
+    return loss_on_test_set(engine, result.schedule.total_steps)
 
 
 def run_on_tune(

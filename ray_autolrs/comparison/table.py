@@ -125,7 +125,7 @@ def _seeds_of_all_lrs(records: Sequence[RunRecord]) -> list[int]:
 def at_best_evaluation(method: TunedMethod) -> TunedMethod:
     """Return the method with the lowest of each run's evaluations in place of the last.
 
-    AutoLRS keeps the weights of its best evaluation, so that rivals are given theirs, too.
+    AutoLRS keeps the weights of its best evaluation, so that baselines are given theirs, too.
     """
     runs = {
         seed: run

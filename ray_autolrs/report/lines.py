@@ -18,7 +18,9 @@ def describe(record: Record) -> str | None:
         case "ready":
             return f"workers ready at step {record['step']}"
         case "probe":
-            head = f"stage {record['stage']} probe {record['index'] + 1}: lr {record['peak_lr']:.4g}"
+            head = (
+                f"stage {record['stage']} probe {record['index'] + 1}: lr {record['peak_lr']:.4g}"
+            )
             if record["diverged"]:
                 return f"{head} diverged after {record['steps']} steps"
             if record["forecast_std"] is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.training.averaging import NoAverage, WeightAverage
+from ray_autolrs.training.averaging.average import Averaging, WeightAverage
+from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.random_streams import Stream, seed_everything
@@ -32,7 +32,7 @@ class Replica:
         group: the workers that average their gradients.
         device: where the model lives.
         seed: seeds the model's initial weights, and its random numbers in each step.
-        make_average: builds the average of the weights from the optimizer; none by default.
+        averaging: the average of the weights that is kept, resolved; None keeps none.
 
     Raises:
         ValueError: one of the task's settings is out of its range; the first parameter group's
@@ -46,7 +46,7 @@ class Replica:
         group: Group,
         device: torch.device,
         seed: int,
-        make_average: Callable[[Optimizer], WeightAverage] = NoAverage,
+        averaging: Averaging | None = None,
     ) -> None:
         task.check_settings()
         self.task = task
@@ -63,7 +63,9 @@ class Replica:
             )
         self._parameters = list(self.module.parameters())
         self._check_optimizer()
-        self.average = make_average(self.optimizer)
+        self.average: WeightAverage = (
+            NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
+        )
         # Scaling is for float16 alone; a disabled scaler passes everything through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=task.precision == "fp16")
         self._group_module = self._wrap(group)

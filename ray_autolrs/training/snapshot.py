@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ray_autolrs.training.averaging import WeightAverage
+from ray_autolrs.training.averaging.average import WeightAverage, parameters_of
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.replica import Replica
 
@@ -169,14 +169,10 @@ def _extra_state(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def _copy_optimizer(optimizer: torch.optim.Optimizer, reuse: list[State]) -> State:
     """Return the groups' hyperparameters, and the state of each parameter in their order."""
     states: list[State] = []
-    for place, parameter in enumerate(_optimizer_parameters(optimizer)):
+    for place, parameter in enumerate(parameters_of(optimizer)):
         old = reuse[place] if place < len(reuse) else {}
         states.append(
             {
@@ -203,7 +199,7 @@ def _copy_value(value: Any, reuse: Any) -> Any:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
-    parameters = _optimizer_parameters(optimizer)
+    parameters = parameters_of(optimizer)
     if (len(parameters), len(optimizer.param_groups)) != (
         len(saved["state"]),
         len(saved["groups"]),

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
-from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.collectives import Solo
-from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.engine import Engine, Share
 
 WARM_STEPS = 3
 """Steps before the clock starts: memory is allocated and loader processes start in them."""
@@ -44,8 +42,8 @@ class StepTiming:
 
 def time_steps(
     task: TrainingTask,
-    config: AutoLRSConfig,
     *,
+    seed: int,
     num_workers: int,
     device: torch.device,
     max_steps: int = 30,
@@ -53,12 +51,12 @@ def time_steps(
 ) -> StepTiming:
     """Train a copy of the model for a few steps, on what one of ``num_workers`` workers does.
 
-    What the workers exchange, and that they may share their cores, is not part of it. The copy
-    is dropped; the global random states stay changed, which every step of a run sets anew.
+    What the workers exchange, and that they may share their cores, is not part of it. The LR is
+    0. The copy is dropped; the global random states stay changed, which every step sets anew.
 
     Args:
         task: what to train.
-        config: gives the seed, and the LR: the lower end of its interval.
+        seed: of the model and the batches.
         num_workers: workers that share the global batch.
         device: where to train.
         max_steps: steps to measure.
@@ -67,32 +65,17 @@ def time_steps(
     Raises:
         ValueError: the task's sizes, data or optimizer are refused.
     """
-    micro_batch_size = task.resolved_micro_batch_size(num_workers)
-    batches = StepBatches(
-        task,
-        micro_batch_size=micro_batch_size,
-        seed=config.seed,
-        pin_memory=device.type == "cuda",
-    )
-    micros = range(batches.micro_batches // num_workers)
-    replica = Replica(task, Solo(), device, config.seed)
-    losses = torch.zeros(batches.micro_batches, dtype=torch.float64, device=device)
-    stream = batches.stream(0, WARM_STEPS + max_steps, micros)
+    engine = Engine(task, Solo(), device, seed=seed, num_workers=num_workers)
+    share = Share(Solo(), range(engine.batches.micro_batches // num_workers))
+    losses = engine.loss_table(WARM_STEPS + max_steps)
     steps = 0
-    started = 0.0
-    wall_s = data_wait_s = 0.0
-    for step in range(WARM_STEPS + max_steps):
-        if step == WARM_STEPS:
-            started = time.perf_counter()
-        asked = time.perf_counter()
-        batch = next(stream)
-        waited = time.perf_counter() - asked
-        replica.take_step(step, batch, micros, 0.0, losses)
-        losses.sum().item()  # waits for the device
-        if step >= WARM_STEPS:
-            steps += 1
-            data_wait_s += waited
-            wall_s = time.perf_counter() - started
-            if wall_s > max_s:
-                break
-    return StepTiming(steps, wall_s, data_wait_s)
+    started_s = waited_s = wall_s = 0.0
+    for done in engine.steps(0, len(losses), lambda step: 0.0, losses, share=share):
+        losses[done - 1].sum().item()  # waits for the device
+        if done == WARM_STEPS:
+            started_s, waited_s = time.perf_counter(), engine.data_wait_s
+        steps = done - WARM_STEPS
+        wall_s = time.perf_counter() - started_s
+        if steps > 0 and wall_s > max_s:
+            break
+    return StepTiming(steps, wall_s, engine.data_wait_s - waited_s)

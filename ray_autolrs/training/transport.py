@@ -54,11 +54,6 @@ class PackedState:
     layout: State
     arrays: list[Bytes]
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(array.nbytes for array in self.arrays)
-
 
 def pack(state: State) -> PackedState:
     """Take a state apart. On the CPU the arrays share the tensors' memory: copy, or put at once."""

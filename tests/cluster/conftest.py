@@ -16,7 +16,7 @@ def ray_cluster(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(ray_cluster, tmp_path_factory):
-    """A run of two workers that nothing happens to."""
-    from tests.cluster.test_ray_run import trainer
+    """A run of two workers together that nothing happens to."""
+    from tests.cluster.ray_runs import trainer
 
     return trainer(tmp_path_factory.mktemp("storage")).fit()

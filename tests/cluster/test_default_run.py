@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,27 +12,34 @@ import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
-from ray_autolrs.algorithm.stages.rules import planned_probe_steps
+from ray_autolrs import (
+    EMA,
+    WSD,
+    AutoLRSConfig,
+    AutoLRSTrainer,
+    Bracket,
+    ScheduleFreeAverage,
+    Stages,
+    Validation,
+    Warmup,
+)
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import DigitsTask
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
-    "halving": {"search": "halving"},
     # The best LR lies beyond the interval's end, so that a later stage is searched, too.
-    "edge": {"lr_min": 1e-4, "lr_max": 0.01, "search": "halving"},
-    "ema": {"averaging": "ema", "shape": "wsd"},
+    "edge": {"lr": (1e-4, 0.01)},
+    "ema": {"averaging": EMA(), "shape": WSD()},
 }
 
 
 def config(kind: str = "default") -> AutoLRSConfig:
     values: dict[str, Any] = {
         "total_steps": 200,
-        "lr_min": 1e-3,
-        "lr_max": 3.0,
-        "probe_steps": 12,
-        "max_stage_steps": 80,
+        "lr": (1e-3, 3.0),
+        "search": Bracket(probe_steps=12),
+        "stages": Stages(longest_steps=80),
     }
     return AutoLRSConfig(**(values | KINDS[kind]))
 
@@ -67,10 +76,10 @@ def test_the_run_is_searched_once_and_trained_at_one_lr(finished: dict[str, Any]
     assert [(probe["stage"], probe["index"]) for probe in probes] == [(1, i) for i in range(4)]
     assert [probe["steps"] for probe in probes] == [12] * 4
     assert {probe["objective"] for probe in probes} == {"validation"}
-    assert result.costs.probe_steps == planned_probe_steps(config()) == 48
+    assert result.costs.probe_steps == result.config.plan().planned_probe_steps() == 48
     assert result.costs.apply_steps == 200
     assert [event["steps"] for event in of_kind(result, "apply")] == [20, 40, 80, 60]
-    assert len({segment.multiplier for segment in result.schedule.segments}) == 1
+    assert len({segment.peak_lr for segment in result.schedule.segments}) == 1
     first_step, last_step = result.schedule.lr_at(0), result.schedule.lr_at(199)
     assert first_step == pytest.approx(last_step / math.sqrt(40))  # a warm-up of 40 steps
     assert result.metrics["accuracy"] > 0.8
@@ -79,12 +88,12 @@ def test_the_run_is_searched_once_and_trained_at_one_lr(finished: dict[str, Any]
 def test_an_lr_that_is_too_low_is_raised_within_the_interval(finished: dict[str, Any]):
     result = finished["edge"]
     probes = of_kind(result, "probe")
-    assert [probe["stage"] for probe in probes][:9] == [1] * 9
+    assert [probe["stage"] for probe in probes][:3] == [1] * 3
     assert {probe["stage"] for probe in probes} >= {1, 3}
     stays, moves = [probe for probe in probes if probe["stage"] == 3]
-    third, second = (result.schedule.segments[stage - 1].multiplier for stage in (3, 2))
-    assert stays["lr"] == second < moves["lr"] == third
-    assert all(1e-4 <= probe["lr"] <= 0.01 for probe in probes)
+    third, second = (result.schedule.segments[stage - 1].peak_lr for stage in (3, 2))
+    assert stays["peak_lr"] == second < moves["peak_lr"] == third
+    assert all(1e-4 <= probe["peak_lr"] <= 0.01 for probe in probes)
     assert result.costs.probe_steps + sum(
         event["reused_steps"] for event in of_kind(result, "apply")
     ) == sum(probe["steps"] for probe in probes)
@@ -112,23 +121,8 @@ class InterruptedRunError(Exception):
     """Stands for the death of the process."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "answered"),
-    [
-        *(("default", answered) for answered in range(1, 9)),
-        *(("halving", answered) for answered in (6, 7, 11, 14)),
-        *(("edge", answered) for answered in (10, 13, 14)),
-        ("ema", 7),
-    ],
-)
-def test_a_run_interrupted_anywhere_ends_bit_equal(
-    finished: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    answered: int,
-):
-    """Stop after any number of answered events: the last one is logged, and nothing is saved."""
+def interrupt(path: Path, kind: str, answered: int) -> None:
+    """Stop a run after so many answered events: the last is logged, and nothing is saved."""
     exchange, count = SearchActor.exchange, [0]
 
     def interrupted(self: SearchActor, event: Any) -> Any:
@@ -138,10 +132,24 @@ def test_a_run_interrupted_anywhere_ends_bit_equal(
             raise InterruptedRunError
         return command
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SearchActor, "exchange", interrupted)
         with pytest.raises(InterruptedRunError):
-            trainer(tmp_path, kind).fit()
+            trainer(path, kind).fit()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answered"),
+    [
+        *(("default", answered) for answered in range(1, 9)),
+        *(("edge", answered) for answered in (6, 7, 8)),
+        ("ema", 7),
+    ],
+)
+def test_a_run_interrupted_anywhere_ends_bit_equal(
+    finished: dict[str, Any], tmp_path: Path, kind: str, answered: int
+):
+    interrupt(tmp_path, kind, answered)
     resumed, expected = trainer(tmp_path, kind).fit(), finished[kind]
 
     assert resumed.schedule == expected.schedule
@@ -151,3 +159,54 @@ def test_a_run_interrupted_anywhere_ends_bit_equal(
     model, wanted = model_of(resumed), model_of(expected)
     assert model.keys() == wanted.keys()
     assert all(torch.equal(model[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("answered", [2, 6])
+def test_a_continued_run_keeps_the_numbers_that_it_began_with(
+    finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: int
+):
+    """Whatever another version of the package derives."""
+    interrupt(tmp_path, "default", answered)
+    began = finished["default"].config
+    later: list[tuple[type, dict[str, Any]]] = [
+        (Warmup, {"steps": 1, "power": 3.0}),
+        (Stages, {"first_steps": 24}),
+        (ScheduleFreeAverage, {"momentum": 0.5}),
+        (Validation, {"probe_samples": 8}),
+    ]
+    for part, numbers in later:
+        monkeypatch.setattr(
+            part,
+            "resolve",
+            lambda self, *_, numbers=numbers, **__: dataclasses.replace(self, **numbers),
+        )
+    assert config().resolve(global_batch_size=32) != began
+    resumed, expected = trainer(tmp_path).fit(), finished["default"]
+    assert resumed.config == began
+    assert resumed.schedule == expected.schedule
+    assert resumed.metrics == expected.metrics
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"total_steps": 200, "probe_lanes": "auto"}, r"have format None, and this version"),
+        ({"format": "ray_autolrs.config/99", "settings": {}}, r"have format 'ray_autolrs.config/9"),
+        ([], r"have format 'list', and this version"),
+    ],
+)
+def test_a_run_with_settings_of_another_format_is_refused(
+    tmp_path: Path, content: Any, message: str
+):
+    interrupt(tmp_path, "default", 2)
+    (tmp_path / "default" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/default: the stored settings {message}"):
+        trainer(tmp_path).fit()
+
+
+def test_a_run_continued_with_another_setting_is_refused_by_its_path(tmp_path: Path):
+    interrupt(tmp_path, "default", 2)
+    run = trainer(tmp_path)
+    run.config = run.config.replaced(("search.probe_steps", 9), ("lanes.kind", "sequential"))
+    with pytest.raises(ValueError, match=r"was started with search.probe_steps=12, not 9; use"):
+        run.fit()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
+from ray_autolrs import WSD, AutoLRSConfig, AutoLRSTrainer, Bracket, Constant, Stages, Warmup
 from ray_autolrs.cluster import finishing
 from ray_autolrs.cluster.finishing import FINISH_SIGNAL, FinishRelay, finish_on_signal
 from ray_autolrs.cluster.search_actor import SearchActor
@@ -23,12 +23,10 @@ from tests.digits_task import DigitsTask
 
 CONFIG = AutoLRSConfig(
     total_steps=None,
-    lr_min=1e-3,
-    lr_max=1.0,
-    warmup_steps=10,
-    first_stage_steps=40,
-    max_stage_steps=80,
-    probe_steps=8,
+    lr=(1e-3, 1.0),
+    warmup=Warmup(steps=10),
+    stages=Stages(first_steps=40, longest_steps=80),
+    search=Bracket(probe_steps=8),
 )
 
 
@@ -154,10 +152,10 @@ def segments(result: Any) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("shape", "stage", "expected"),
     [
-        ("constant", 1, [(0, 39)]),
-        ("constant", 3, [(0, 39), (40, 119), (120, 199)]),
+        (Constant(), 1, [(0, 39)]),
+        (Constant(), 3, [(0, 39), (40, 119), (120, 199)]),
         # 30% of the finished run is the fall: 86 of 286 steps.
-        ("wsd", 3, [(0, 39), (40, 119), (120, 199), (200, 285)]),
+        (WSD(), 3, [(0, 39), (40, 119), (120, 199), (200, 285)]),
     ],
 )
 def test_a_run_without_an_end_ends_after_finish(
@@ -171,12 +169,12 @@ def test_a_run_without_an_end_ends_after_finish(
     call_in_stage(monkeypatch, stage, run.finish)
     result = run.fit()
     assert segments(result) == expected
-    found = {segment.multiplier for segment in result.schedule.segments}
+    found = {segment.peak_lr for segment in result.schedule.segments}
     assert len(found) == 1
     (lr,) = found
     last = expected[-1][1]
     assert result.schedule.lr_at(39) == lr
-    assert result.schedule.lr_at(last) == pytest.approx(lr / 86 if shape == "wsd" else lr)
+    assert result.schedule.lr_at(last) == pytest.approx(lr / 86 if shape == WSD() else lr)
     assert [event["kind"] for event in result.events].count("finish_requested") == 1
     assert result.costs.apply_steps == last + 1
     # A run that has ended gives its result again.
@@ -212,7 +210,7 @@ def test_a_run_that_was_killed_keeps_the_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int
 ):
     """Killed with the first answer after the request, the stage before is not saved yet."""
-    config = dataclasses.replace(CONFIG, shape="wsd")
+    config = dataclasses.replace(CONFIG, shape=WSD())
     whole = trainer(tmp_path / "whole", config)
     with monkeypatch.context() as patch:
         call_in_stage(patch, 2, whole.finish)

@@ -13,7 +13,7 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 from torch import Tensor, nn
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Bracket
 from ray_autolrs.cluster import interval
 from ray_autolrs.cluster.interval import RANGE_TEST_FILE, range_test_steps, with_interval
 from ray_autolrs.cluster.run_folder import RunFolder
@@ -21,7 +21,7 @@ from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.training.lr_sweep import lr_range_test
 from tests.digits_task import DigitsTask
 
-CONFIG = AutoLRSConfig(total_steps=100, lr_min=None, lr_max=None, probe_steps=8)
+CONFIG = AutoLRSConfig(total_steps=100, search=Bracket(probe_steps=8))
 LOCAL = ScalingConfig(num_workers=0)
 
 
@@ -61,22 +61,21 @@ def test_a_run_searches_the_interval_that_the_range_test_finds(
     found = read(tmp_path, RANGE_TEST_FILE)
     assert (found["lr_min"], found["lr_max"]) == (expected.lr_min, expected.lr_max)
     assert found["losses"] == list(expected.losses)
-    interval_ = {"lr_min": expected.lr_min, "lr_max": expected.lr_max}
-    # Beside the interval it names what the batch size leads to.
-    wanted = dataclasses.replace(CONFIG, averaging_momentum=0.8, **interval_)
-    assert result.config == wanted
-    assert AutoLRSConfig.from_dict(read(tmp_path, "config.json")) == wanted
+    wanted = dataclasses.replace(CONFIG, lr=(expected.lr_min, expected.lr_max))
+    resolved = wanted.resolve(global_batch_size=32)
+    assert result.config == resolved
+    assert read(tmp_path, "config.json") == resolved.to_json()
     assert result.events[-1]["range_test_steps"] == len(expected.losses) > 20
-    lrs = [event["lr"] for event in result.events if event["kind"] == "probe"]
+    lrs = [event["peak_lr"] for event in result.events if event["kind"] == "probe"]
     assert len(lrs) >= 3
     assert all(expected.lr_min < lr < expected.lr_max for lr in lrs)
 
     # Once it has ended nothing is run again.
     monkeypatch.setattr(interval, "lr_range_test", refuse)
     again = trainer(tmp_path).fit()
-    assert (again.config, again.events) == (wanted, result.events)
+    assert (again.config, again.events) == (resolved, result.events)
     given = trainer(tmp_path, wanted).fit()
-    assert (given.config, given.events) == (wanted, result.events)
+    assert (given.config, given.events) == (resolved, result.events)
     with pytest.raises(ValueError, match="was started with seed=0, not 1"):
         trainer(tmp_path, dataclasses.replace(CONFIG, seed=1)).fit()
 
@@ -103,8 +102,8 @@ def test_a_run_that_is_continued_keeps_its_interval(
             trainer(tmp_path).fit()
     monkeypatch.setattr(interval, "lr_range_test", refuse)
     result = trainer(tmp_path).fit()
-    assert result.config.lr_interval == (expected.lr_min, expected.lr_max)
-    assert read(tmp_path, "config.json")["lr_max"] == expected.lr_max
+    assert result.config.lr == (expected.lr_min, expected.lr_max)
+    assert read(tmp_path, "config.json")["settings"]["lr"] == [expected.lr_min, expected.lr_max]
     assert result.events[-1]["range_test_steps"] == len(expected.losses)
 
 
@@ -117,7 +116,7 @@ def test_a_task_whose_loss_never_falls_is_refused_before_anything_is_trained(tmp
 
 
 def test_an_interval_that_is_given_is_left_alone(tmp_path: Path):
-    given = dataclasses.replace(CONFIG, lr_min=0.01, lr_max=1.0)
+    given = dataclasses.replace(CONFIG, lr=(0.01, 1.0))
     folder = RunFolder(str(tmp_path), "run")
     assert with_interval(given, Stays(), folder, LOCAL) is given
     assert range_test_steps(folder) == 0
@@ -136,7 +135,7 @@ def test_workers_find_the_interval_of_a_local_run(ray_cluster: Path, tmp_path: P
     two = ScalingConfig(num_workers=2)
     found = with_interval(CONFIG, DigitsTask(), RunFolder(str(tmp_path), "run"), two)
     # The task names its micro-batch size, so that two workers cut the batch as one does.
-    assert found.lr_interval == (expected.lr_min, expected.lr_max)
+    assert found.lr == (expected.lr_min, expected.lr_max)
     with pytest.raises(ValueError, match="the loss never falls") as caught:
         with_interval(CONFIG, Stays(), RunFolder(str(tmp_path), "other"), two)
     assert isinstance(caught.value.__cause__, ray.exceptions.RayTaskError)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Bracket, Stages, Validation
 from ray_autolrs.training.worker import Worker
 from tests.digits_task import DigitsTask
 
@@ -28,16 +28,15 @@ class Overfitting(DigitsTask):
         return torch.utils.data.TensorDataset(images, labels)
 
 
-def train(path: Path, name: str, **overrides: Any) -> Any:
+def train(path: Path, name: str, keep_best: bool = True, **overrides: Any) -> Any:
     values: dict[str, Any] = {
         "total_steps": 120,
-        "lr_min": 0.01,
-        "lr_max": 3.0,
-        "probe_steps": 10,
-        "eval_every_steps": 10,
-        "max_stage_steps": 40,
+        "lr": (0.01, 3.0),
+        "search": Bracket(probe_steps=10),
+        "stages": Stages(longest_steps=40),
     }
-    config = AutoLRSConfig(**(values | overrides))
+    validation = Validation(every_steps=10, keep_best=keep_best)
+    config = AutoLRSConfig(validation=validation, **(values | overrides))
     return AutoLRSTrainer(
         Overfitting(),
         config,
@@ -56,7 +55,7 @@ def loss_of(result: Any) -> float:
         return task.loss(model, list(task.val_dataset().tensors)).item()
 
 
-@pytest.mark.parametrize("overrides", [{}, {"averaging": "none"}])
+@pytest.mark.parametrize("overrides", [{}, {"averaging": None}])
 def test_an_overfitted_run_gives_the_model_of_its_best_validation(
     tmp_path: Path, overrides: dict[str, Any]
 ):

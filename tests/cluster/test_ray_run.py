@@ -13,57 +13,27 @@ from pathlib import Path
 
 import pytest
 import ray
-import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSTrainer
-from tests.digits_task import DigitsTask, short_config
+from tests.cluster.ray_runs import assert_bit_equal, trainer
+from tests.digits_task import DigitsTask
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 
 
-def trainer(
-    path: Path, task=None, num_workers=2, max_failures=0, name="run", **settings
-) -> AutoLRSTrainer:
-    return AutoLRSTrainer(
-        task or DigitsTask(),
-        short_config(**settings),
-        scaling_config=ScalingConfig(num_workers=num_workers),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(path),
-            failure_config=FailureConfig(max_failures=max_failures),
-        ),
-    )
-
-
-def model_state(result) -> dict[str, torch.Tensor]:
-    with result.checkpoint.as_directory() as folder:
-        state: dict[str, torch.Tensor] = torch.load(f"{folder}/model.pt")
-    return state
-
-
-def assert_bit_equal(result, expected) -> None:
-    assert result.schedule == expected.schedule
-    assert result.metrics == expected.metrics
-    state, expected_state = model_state(result), model_state(expected)
-    assert all(torch.equal(state[name], expected_state[name]) for name in expected_state)
-
-
 def test_two_workers_give_the_curves_of_one(undisturbed, tmp_path):
     alone = trainer(tmp_path, num_workers=0).fit()
     pairs = [
-        (both["losses"], one["losses"])
+        (both["training_losses"], one["training_losses"])
         for both, one in zip(undisturbed.events, alone.events, strict=True)
         if both["kind"] in ("probe", "apply") and not both["diverged"]
     ]
     assert len(pairs) >= 12
     for both, one in pairs:
         assert both == pytest.approx(one, rel=1e-10)
-    assert [segment.multiplier for segment in undisturbed.schedule.segments] == pytest.approx(
-        [segment.multiplier for segment in alone.schedule.segments], rel=1e-10
+    assert [segment.peak_lr for segment in undisturbed.schedule.segments] == pytest.approx(
+        [segment.peak_lr for segment in alone.schedule.segments], rel=1e-10
     )
     assert undisturbed.metrics == pytest.approx(alone.metrics, rel=1e-8)
 
@@ -83,57 +53,56 @@ class KilledOnce(DigitsTask):
         return super().loss(model, batch)
 
 
-def test_lost_worker_changes_nothing(undisturbed, tmp_path):
+def test_a_lost_search_actor_and_a_lost_worker_change_nothing(undisturbed, tmp_path):
+    """In one run: the actor is lost while the first stage is searched, a worker in the second."""
+    actor_is_lost = threading.Event()
+
+    def kill_actor() -> None:
+        log = tmp_path / "lost" / "events.jsonl"
+        while log.read_bytes().count(b"\n") <= 6:
+            time.sleep(0.01)
+        # The actors of runs that have ended may be in the list for a while.
+        (name,) = (name for name in ray.util.list_named_actors() if "-search-lost" in name)
+        ray.kill(ray.get_actor(name), no_restart=False)
+        actor_is_lost.set()
+
     marker = tmp_path / "killed"
-    result = trainer(tmp_path, KilledOnce(marker, passes=230), max_failures=1).fit()
+    run = trainer(tmp_path, "lost", KilledOnce(marker, passes=230), max_failures=1)
+    thread = threading.Thread(target=kill_actor, daemon=True)
+    thread.start()
+    result = run.fit()
+    thread.join(timeout=60)
+    assert actor_is_lost.is_set()
     assert marker.exists()
     ready = [event["step"] for event in result.events if event["kind"] == "ready"]
     assert len(ready) == 2
     assert ready[1] > 0
     assert_bit_equal(result, undisturbed)
-
-
-def test_lost_search_actor_changes_nothing(undisturbed, tmp_path):
-    killed = threading.Event()
-
-    def kill_actor() -> None:
-        log = tmp_path / "searched" / "events.jsonl"
-        while not (log.exists() and log.read_bytes().count(b"\n") > 6):
-            time.sleep(0.01)
-        # The actors of runs that have ended may be in the list for a while.
-        (name,) = (name for name in ray.util.list_named_actors() if "-search-searched" in name)
-        ray.kill(ray.get_actor(name), no_restart=False)
-        killed.set()
-
-    thread = threading.Thread(target=kill_actor, daemon=True)
-    thread.start()
-    result = trainer(tmp_path, name="searched").fit()
-    thread.join(timeout=60)
-    assert killed.is_set()
-    assert_bit_equal(result, undisturbed)
     probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
-    assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(4)]
+    assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(6)]
 
 
 DRIVER = """
 import sys
 from pathlib import Path
 import ray
-from tests.cluster.test_ray_run import trainer
-ray.init(address="local", num_cpus=2, _temp_dir=sys.argv[2], log_to_driver=False)
+from tests.cluster.ray_runs import trainer
+ray.init(address=sys.argv[2], log_to_driver=False)
 trainer(Path(sys.argv[1])).fit()
 """
 
 
-def test_lost_driver_continues_by_name(undisturbed, tmp_path, tmp_path_factory):
+def test_lost_driver_continues_by_name(undisturbed, tmp_path):
+    """Its workers and its search actor go with it; the cluster stays."""
+    address = ray.get_runtime_context().gcs_address
     log = tmp_path / "run" / "events.jsonl"
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path), str(tmp_path_factory.mktemp("ray"))],
+        [sys.executable, "-c", DRIVER, str(tmp_path), address],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (log.exists() and log.read_bytes().count(b"\n") > 8):
             assert driver.poll() is None, "the driver ended by itself"
             assert time.monotonic() < deadline
@@ -151,7 +120,7 @@ def test_cluster_without_the_resources_is_refused(ray_cluster, tmp_path):
     task = DigitsTask()
     task.micro_batch_size = 4
     with pytest.raises(ValueError, match=r"too small for num_workers=8 \(CPU: 8 needed, 6 there\)"):
-        trainer(tmp_path, task, num_workers=8).fit()
+        trainer(tmp_path, task=task, num_workers=8).fit()
 
 
 class NotFinite(DigitsTask):
@@ -161,4 +130,4 @@ class NotFinite(DigitsTask):
 
 def test_error_of_a_worker_reaches_the_user_as_it_is(ray_cluster, tmp_path):
     with pytest.raises(ValueError, match=r"^NotFinite.loss is inf at step 0"):
-        trainer(tmp_path, NotFinite()).fit()
+        trainer(tmp_path, task=NotFinite(), num_workers=1).fit()

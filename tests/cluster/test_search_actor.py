@@ -10,27 +10,32 @@ from collections import Counter
 
 import pytest
 
+from ray_autolrs import GaussianProcess, Warmup
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Finish, Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster import search_actor
-from ray_autolrs.cluster.leases import Idle, Leases, Over
+from ray_autolrs.cluster.lanes.leases import Idle, Leases, Over
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import short_config
 
-CONFIG = short_config(probes_per_stage=6, warmup_steps=0, total_steps=400)
+CONFIG = short_config(
+    search=GaussianProcess(probes=6, validation_evals=8), warmup=Warmup(steps=0), total_steps=400
+).resolve(global_batch_size=32)
 
 
 def probe_done(probe: Probe, *, diverged=False) -> ProbeDone:
-    lr = probe.segment.multiplier
+    lr = probe.segment.peak_lr
     loss = 2 + (math.log10(lr) + 1) ** 2
     losses = tuple(loss + math.exp(-step) for step in range(8))
-    return ProbeDone(probe.stage, probe.index, losses, diverged, 8, 0.0, 9.0)
+    return ProbeDone(
+        probe.stage, probe.index, (9.0, *losses[1:]), losses[: probe.evals], diverged, 0.0
+    )
 
 
 def apply_done(command: Apply) -> ApplyDone:
     evaluations = ((command.segment.last_step + 1, "loss", 1.0),)
-    return ApplyDone(command.stage, command.segment.multiplier, (1.0,), False, 0.0, evaluations)
+    return ApplyDone(command.stage, command.attempt, (1.0,), False, 0.0, evaluations)
 
 
 def actor(path, parallel_probes=3) -> SearchActor:
@@ -73,7 +78,7 @@ def run_lanes(made: SearchActor, lanes: int, delay) -> list[tuple[str, int, int]
 
 
 def schedule(made: SearchActor):
-    return [segment.multiplier for segment in made._state.segments]
+    return [segment.peak_lr for segment in made._state.segments]
 
 
 @pytest.fixture(autouse=True)
@@ -81,15 +86,20 @@ def quick_answers(monkeypatch):
     monkeypatch.setattr(search_actor, "PULL_TIMEOUT_S", 0.05)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("lanes", [1, 3, 5])
-def test_schedule_does_not_depend_on_lanes_or_their_speed(tmp_path, lanes, seed):
-    steady = actor(tmp_path / "steady")
-    run_lanes(steady, 1, lambda: 0.0)
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory):
+    """The LRs that one lane finds, which nothing happens to."""
+    made = actor(tmp_path_factory.mktemp("steady"))
+    run_lanes(made, 1, lambda: 0.0)
+    return schedule(made)
+
+
+@pytest.mark.parametrize(("lanes", "seed"), [(1, 0), (3, 0), (3, 1), (5, 1)])
+def test_schedule_does_not_depend_on_lanes_or_their_speed(tmp_path, steady, lanes, seed):
     slowed = random.Random(seed)
     made = actor(tmp_path / "slowed")
     ran = run_lanes(made, lanes, lambda: slowed.choice([0.0, 0.003, 0.02]))
-    assert schedule(made) == schedule(steady)
+    assert schedule(made) == steady
     assert sorted((stage, index) for _, stage, index in ran) == [
         (stage, index) for stage in (1, 2, 3) for index in range(6)
     ]
@@ -149,9 +159,7 @@ def test_restarted_workers_lose_their_probes_and_actors_keep_theirs(tmp_path):
     assert third not in (lost, kept)
 
 
-def test_new_actor_goes_on_where_the_log_ends(tmp_path):
-    undisturbed = actor(tmp_path / "undisturbed")
-    run_lanes(undisturbed, 1, lambda: 0.0)
+def test_new_actor_goes_on_where_the_log_ends(tmp_path, steady):
     made = actor(tmp_path / "made")
     made.exchange(Ready(0))
     first = made.pull("a", None, stays=True)
@@ -164,7 +172,7 @@ def test_new_actor_goes_on_where_the_log_ends(tmp_path):
     made.pull("b", probe_done(second), stays=True)
     made.give_back("b")  # it got another probe, and is not heard of again
     run_lanes(made, 2, lambda: 0.0)
-    assert schedule(made) == schedule(undisturbed)
+    assert schedule(made) == steady
 
 
 def test_search_that_fails_tells_the_lane(tmp_path):

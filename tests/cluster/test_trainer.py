@@ -7,7 +7,7 @@ import threading
 import pytest
 from ray.train import RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSTrainer
+from ray_autolrs import AutoLRSTrainer, Lanes
 from tests.digits_task import DigitsTask, short_config
 
 
@@ -40,7 +40,7 @@ def test_workers_that_do_not_fit_are_refused(num_workers, message):
     ("task", "config", "message"),
     [
         (DigitsTask, short_config(), "task is DigitsTask; it must be an instance of TrainingTask"),
-        (DigitsTask(), {"lr_min": 1}, "config is dict; it must be an instance of AutoLRSConfig"),
+        (DigitsTask(), {"lr": 1}, "config is dict; it must be an instance of AutoLRSConfig"),
     ],
 )
 def test_arguments_of_another_class_are_refused(task, config, message):
@@ -65,16 +65,21 @@ def test_local_run_needs_local_storage(tmp_path):
         trainer.fit()
 
 
-@pytest.mark.parametrize("probe_lanes", ["workers", "actors"])
-def test_local_run_has_no_lanes(tmp_path, probe_lanes):
+@pytest.mark.parametrize("kind", ["workers", "actors"])
+def test_local_run_has_no_lanes(tmp_path, kind):
     trainer = AutoLRSTrainer(
         DigitsTask(),
-        short_config(probe_lanes=probe_lanes),
+        short_config(lanes=Lanes(kind=kind)),
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(name="run", storage_path=str(tmp_path)),
     )
-    with pytest.raises(ValueError, match=f"probe_lanes='{probe_lanes}' needs Ray workers"):
+    with pytest.raises(ValueError, match=f"lanes.kind='{kind}' needs Ray workers"):
         trainer.fit()
+
+
+def test_a_kind_of_lane_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"lanes.kind='worker' must be 'auto' or one of actors, "):
+        AutoLRSTrainer(DigitsTask(), short_config(lanes=Lanes(kind="worker")))
 
 
 def test_users_run_config_is_left_alone():

@@ -6,83 +6,81 @@ from typing import Any
 
 import pytest
 
-from ray_autolrs.algorithm.schedules.run_shape import run_shape
 from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import Flat, Shape, WarmupCosine, WarmupStableDecay
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
-from ray_autolrs.training.worker import Worker
-from tests.training.test_averaging import averages
-from tests.training.toy import ToyTask, assert_same, make_worker, state_of
+from ray_autolrs.training.averaging.average import Averaging
+from ray_autolrs.training.averaging.ema import EMA
+from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
+from tests.training.toy import ToyTask, assert_same, averages, make_worker, silent, state_of
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "schedule_free": {"averaging": "schedule_free", "shape": "wsd", "warmup_steps": 0},
-    "ema": {"averaging": "ema", "shape": "cosine"},
+CASES: dict[str, tuple[Averaging | None, Shape]] = {
+    "paper": (None, Flat()),
+    "schedule_free": (ScheduleFreeAverage(), WarmupStableDecay(0, 400, 0, 120)),
+    "ema": (EMA(), WarmupCosine(0, 400)),
 }
 STEPS = 12
 
 
-def silent(done: int, loss: float) -> None:
-    return
+class Run:
+    """A worker whose probes and stages have one shape."""
+
+    def __init__(self, name: str = "paper", **settings: Any) -> None:
+        averaging, self.shape = CASES[name]
+        self.worker = make_worker(ToyTask(augment=True), averaging, **settings)
+
+    def segment(self, lr: float, first_step: int, steps: int) -> Segment:
+        return Segment(first_step, first_step + steps - 1, lr, self.shape)
+
+    def probe(
+        self,
+        index: int,
+        lr: float,
+        *,
+        best: int | None = None,
+        stage: int = 1,
+        first_step: int = 0,
+        may_go_on: bool = True,
+        alone: bool = False,
+    ) -> ProbeDone:
+        tried = self.segment(lr, first_step, STEPS)
+        probe = Probe(stage, index, tried, evals=1, best=best, may_go_on=may_go_on)
+        return self.worker.run_probe(probe, silent, alone=alone)
+
+    def apply(
+        self,
+        lr: float,
+        best: int | None,
+        *,
+        stage: int = 1,
+        first_step: int = 0,
+        steps: int = 30,
+    ) -> ApplyDone:
+        wanted = self.segment(lr, first_step, steps)
+        return self.worker.run_apply(Apply(stage, wanted, best=best), silent)
+
+    def search(self) -> None:
+        """Three probes, of which the second promises most."""
+        self.probe(0, 0.01)
+        self.probe(1, 0.1, best=0)
+        self.probe(2, 0.3, best=1)
 
 
-def segment(worker: Worker, lr: float, steps: int = STEPS, first_step: int = 0) -> Segment:
-    return Segment(first_step, first_step + steps - 1, lr, run_shape(worker.config))
-
-
-def probe(
-    worker: Worker,
-    index: int,
-    lr: float,
-    *,
-    best: int | None = None,
-    stage: int = 1,
-    first_step: int = 0,
-    evals: int = 1,
-) -> ProbeDone:
-    tried = segment(worker, lr, first_step=first_step)
-    return worker.run_probe(Probe(stage, index, tried, evals, best), silent)
-
-
-def apply(
-    worker: Worker,
-    lr: float,
-    best: int | None,
-    *,
-    stage: int = 1,
-    first_step: int = 0,
-    steps: int = 30,
-) -> ApplyDone:
-    wanted = segment(worker, lr, steps, first_step)
-    return worker.run_apply(Apply(stage, wanted, best), silent)
-
-
-def worker_of(name: str, **overrides: Any) -> Worker:
-    return make_worker(ToyTask(augment=True), **(SETTINGS[name] | overrides))
-
-
-def search(worker: Worker) -> None:
-    """Three probes, of which the second promises most."""
-    probe(worker, 0, 0.01)
-    probe(worker, 1, 0.1, best=0)
-    probe(worker, 2, 0.3, best=1)
-
-
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", CASES)
 def test_going_on_from_a_probe_gives_the_same_bits(name: str):
-    kept, again = worker_of(name), worker_of(name)
-    for worker in (kept, again):
-        search(worker)
-    again._kept.forget()
-    one, other = apply(kept, 0.1, best=1), apply(again, 0.1, best=1)
+    kept, again = Run(name), Run(name)
+    for run in (kept, again):
+        run.search()
+    again.worker._kept.forget()
+    one, other = kept.apply(0.1, best=1), again.apply(0.1, best=1)
     assert (one.reused_steps, other.reused_steps) == (STEPS, 0)
-    assert one.losses == other.losses
-    assert len(one.losses) == 30
+    assert one.training_losses == other.training_losses
+    assert len(one.training_losses) == 30
     assert one.evaluations == other.evaluations
-    assert_same(state_of(kept.replica), state_of(again.replica))
-    if name != "paper":
-        assert_same(averages(kept), averages(again))
+    assert_same(state_of(kept.worker.replica), state_of(again.worker.replica))
+    assert_same(averages(kept.worker), averages(again.worker))
     # What was kept is whole still: a stage may be applied again, after a failure.
-    assert apply(kept, 0.1, best=1).losses == one.losses
+    assert kept.apply(0.1, best=1).training_losses == one.training_losses
 
 
 @pytest.mark.parametrize(
@@ -95,85 +93,82 @@ def test_going_on_from_a_probe_gives_the_same_bits(name: str):
     ],
 )
 def test_the_best_and_the_latest_are_kept(index: int | None, lr: float, reused: int):
-    worker, plain = worker_of("paper"), worker_of("paper")
-    search(worker)
-    done = apply(worker, lr, best=index)
+    run, plain = Run(), Run()
+    run.search()
+    done = run.apply(lr, best=index)
     assert done.reused_steps == reused
-    assert done.losses == apply(plain, lr, best=None).losses
+    assert done.training_losses == plain.apply(lr, best=None).training_losses
 
 
 def test_the_best_outlives_many_others():
-    worker = worker_of("paper")
-    probe(worker, 0, 0.01)
+    run = Run()
+    run.probe(0, 0.01)
     for index in range(1, 6):
-        probe(worker, index, 0.3 / index, best=0)
-    assert apply(worker, 0.01, best=0).reused_steps == STEPS
+        run.probe(index, 0.3 / index, best=0)
+    assert run.apply(0.01, best=0).reused_steps == STEPS
 
 
 def test_a_diverged_probe_takes_no_one_s_place():
-    worker = worker_of("paper")
-    probe(worker, 0, 0.1)
-    assert probe(worker, 1, 1e200, best=0).diverged
-    assert apply(worker, 0.1, best=0).reused_steps == STEPS
+    run = Run()
+    run.probe(0, 0.1)
+    assert run.probe(1, 1e200, best=0).diverged
+    assert run.apply(0.1, best=0).reused_steps == STEPS
 
 
 @pytest.mark.parametrize(
     ("every", "reused"), [(None, STEPS), (STEPS, STEPS), (STEPS - 1, 0), (5, 0)]
 )
 def test_an_evaluation_within_the_probe_takes_its_steps_again(every: int | None, reused: int):
-    worker = worker_of("schedule_free", eval_every_steps=every)
-    plain = worker_of("schedule_free", eval_every_steps=every)
-    search(worker)
-    done, expected = apply(worker, 0.1, best=1), apply(plain, 0.1, best=None)
+    run = Run("schedule_free", every_steps=every)
+    plain = Run("schedule_free", every_steps=every)
+    run.search()
+    done, expected = run.apply(0.1, best=1), plain.apply(0.1, best=None)
     assert done.reused_steps == reused
-    assert (done.losses, done.evaluations) == (expected.losses, expected.evaluations)
-    assert_same(state_of(worker.replica), state_of(plain.replica))
+    assert done.training_losses == expected.training_losses
+    assert done.evaluations == expected.evaluations
+    assert_same(state_of(run.worker.replica), state_of(plain.worker.replica))
 
 
 def test_a_stage_as_long_as_the_probe_is_only_evaluated():
-    worker = worker_of("paper")
-    probe(worker, 0, 0.1)
-    done = apply(worker, 0.1, best=0, steps=STEPS)
-    assert (done.reused_steps, len(done.losses), len(done.evaluations)) == (STEPS, STEPS, 2)
+    run = Run()
+    run.probe(0, 0.1)
+    done = run.apply(0.1, best=0, steps=STEPS)
+    assert (done.reused_steps, len(done.training_losses), len(done.evaluations)) == (
+        STEPS,
+        STEPS,
+        2,
+    )
 
 
 def test_nothing_is_kept_across_stages():
-    worker, plain = worker_of("paper"), worker_of("paper")
-    for one in (worker, plain):
-        search(one)
-        apply(one, 0.1, best=1)
-        one.take_snapshot(30)
+    run, plain = Run(), Run()
+    for one in (run, plain):
+        one.search()
+        one.apply(0.1, best=1)
+        one.worker.take_snapshot(30)
     # The same number of a probe, and the same LR, in the next stage.
-    done = apply(worker, 0.1, best=1, stage=2, first_step=30)
-    expected = apply(plain, 0.1, best=None, stage=2, first_step=30)
+    done = run.apply(0.1, best=1, stage=2, first_step=30)
+    expected = plain.apply(0.1, best=None, stage=2, first_step=30)
     assert done.reused_steps == 0
-    assert done.losses == expected.losses
+    assert done.training_losses == expected.training_losses
 
-    worker.take_snapshot(60)
-    probe(worker, 0, 0.05, stage=3, first_step=60)
-    assert apply(worker, 0.05, best=0, stage=3, first_step=60).reused_steps == STEPS
-
-
-def test_probes_that_the_stage_does_not_begin_with_are_not_kept():
-    """Those of the search before the first step have a warm-up of their own."""
-    worker = worker_of("schedule_free", shape="constant", warmup_steps=20, search="halving")
-    wanted = run_shape(worker.config)
-    assert wanted.factor(0) < 1
-    worker.run_probe(Probe(1, 0, Segment(0, STEPS - 1, 0.1), 1), silent)
-    done = apply(worker, 0.1, best=0)
-    assert done.reused_steps == 0
+    run.worker.take_snapshot(60)
+    run.probe(0, 0.05, stage=3, first_step=60)
+    assert run.apply(0.05, best=0, stage=3, first_step=60).reused_steps == STEPS
 
 
-def test_a_probe_of_a_worker_alone_is_not_kept():
-    worker = worker_of("paper")
-    tried = segment(worker, 0.1)
-    worker.run_probe(Probe(1, 0, tried, 1), silent, alone=True)
-    assert apply(worker, 0.1, best=0).reused_steps == 0
+@pytest.mark.parametrize("reason", [{"may_go_on": False}, {"alone": True}])
+def test_some_probes_are_not_kept(reason: dict[str, bool]):
+    """Those of another shape than the run's, and those of a worker alone."""
+    run = Run()
+    run.probe(0, 0.1, **reason)
+    assert run.apply(0.1, best=0).reused_steps == 0
 
 
 def test_progress_and_divergence_are_looked_at_after_the_kept_steps():
-    worker = worker_of("paper", divergence_check_steps=10)
-    search(worker)
+    run = Run(divergence_check_steps=10)
+    run.search()
     told: list[int] = []
-    worker.run_apply(Apply(1, segment(worker, 0.1, 30), 1), lambda done, loss: told.append(done))
+    command = Apply(1, run.segment(0.1, 0, 30), best=1)
+    run.worker.run_apply(command, lambda done, loss: told.append(done))
     assert told == [20, 30]

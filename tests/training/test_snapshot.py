@@ -160,7 +160,7 @@ def test_random_states_are_restored():
 def test_the_gradient_scaler_is_restored():
     worker = make_worker(ToyTask(lambda: plain_net().float(), precision="fp16"))
     scaler = worker.replica.scaler
-    batch = [[x.float(), y] for x, y in [worker.batches.micro(0, 0)]]
+    batch = [[x.float(), y] for x, y in [worker.engine.batches.micro(0, 0)]]
     losses = torch.zeros(1, dtype=torch.float64)
     worker.replica.take_step(0, batch, range(1), 0.1, losses)
     worker.take_snapshot(1)

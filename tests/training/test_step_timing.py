@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from ray_autolrs.training.step_timing import WARM_STEPS, time_steps
-from tests.digits_task import DigitsTask, short_config
+from tests.digits_task import DigitsTask
+from tests.training.toy import CPU
 
 
 class SlowData(DigitsTask):
@@ -19,9 +18,7 @@ class SlowData(DigitsTask):
 
 
 def test_slow_data_shows_as_waiting():
-    timing = time_steps(
-        SlowData(), short_config(), num_workers=1, device=torch.device("cpu"), max_steps=5
-    )
+    timing = time_steps(SlowData(), seed=0, num_workers=1, device=CPU, max_steps=5)
     assert timing.steps == 5
     assert timing.data_wait_s >= 5 * 2 * 0.02  # two micro-batches a step
     assert timing.data_wait_fraction == timing.data_wait_s / timing.wall_s <= 1
@@ -29,15 +26,12 @@ def test_slow_data_shows_as_waiting():
 
 
 def test_a_worker_is_timed_on_its_share():
-    device = torch.device("cpu")
     for num_workers, micro_batches in ((1, 2), (2, 1)):
         task = SlowData()
-        time_steps(task, short_config(), num_workers=num_workers, device=device, max_steps=5)
+        time_steps(task, seed=0, num_workers=num_workers, device=CPU, max_steps=5)
         assert task.collated == micro_batches * (WARM_STEPS + 5)
 
 
 def test_timing_ends_when_its_time_is_over():
-    timing = time_steps(
-        SlowData(), short_config(), num_workers=1, device=torch.device("cpu"), max_s=0.0
-    )
+    timing = time_steps(SlowData(), seed=0, num_workers=1, device=CPU, max_s=0.0)
     assert timing.steps == 1

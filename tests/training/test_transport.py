@@ -5,16 +5,10 @@ import torch
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Probe
-from ray_autolrs.training.collectives import Solo
 from ray_autolrs.training.lone_lanes import lone_lane_obstacle
 from ray_autolrs.training.snapshot import Snapshot
 from ray_autolrs.training.transport import PackedState, pack, unpack
-from ray_autolrs.training.worker import Worker
-from tests.training.toy import CPU, ToyTask, assert_same, full_net, small_config
-
-
-def silent(done: int, loss: float) -> None:
-    return
+from tests.training.toy import CPU, ToyTask, assert_same, full_net, make_worker, silent
 
 
 @pytest.mark.parametrize(
@@ -26,16 +20,13 @@ def test_tensors_come_back(dtype: torch.dtype, shape: tuple[int, ...]):
     value = tensor if shape == (2, 3) else tensor.flatten()[: max(1, sum(shape))].reshape(-1)
     value = value[: shape[0]] if shape else value[0]
     state = {"a": [(value, "text")], "b": {"c": value.T if value.ndim == 2 else value}, "d": 1}
-    packed = pack(state)
-    back = unpack(packed, CPU)
+    back = unpack(pack(state), CPU)
     assert_same(back, state)
-    assert packed.size_bytes == sum(t.numel() * t.element_size() for t in (value, value))
 
 
 def test_snapshot_in_another_process_continues_with_the_same_bits():
     """Read-only arrays, as the object store gives them: nothing may be written to them."""
-    worker = Worker(ToyTask(full_net), small_config(), Solo(), CPU)
-    worker.take_snapshot(0)
+    worker = make_worker(ToyTask(full_net))
     probe = Probe(1, 0, Segment(0, 9, 0.1))
     worker.run_probe(probe, silent)
     worker.take_snapshot(10)
@@ -45,13 +36,13 @@ def test_snapshot_in_another_process_continues_with_the_same_bits():
         array.flags.writeable = False
     shared = PackedState(packed.layout, arrays)
 
-    other = Worker(ToyTask(full_net), small_config(), Solo(), CPU)
+    other = make_worker(ToyTask(full_net))
     other.snapshot.load_state_dict(unpack(shared, CPU))
     before = [array.copy() for array in arrays]
     following = Probe(2, 0, Segment(10, 29, 0.3))
-    expected = worker.run_probe(following, silent).losses
-    assert other.run_probe(following, silent).losses == expected
-    assert other.run_probe(following, silent).losses == expected
+    expected = worker.run_probe(following, silent).training_losses
+    assert other.run_probe(following, silent).training_losses == expected
+    assert other.run_probe(following, silent).training_losses == expected
     assert all((array == kept).all() for array, kept in zip(arrays, before, strict=True))
 
 
@@ -63,8 +54,7 @@ def test_packing_copies_nothing_on_the_cpu():
 
 
 def test_unpacked_snapshot_replaces_an_older_one():
-    worker = Worker(ToyTask(full_net), small_config(), Solo(), CPU)
-    worker.take_snapshot(0)
+    worker = make_worker(ToyTask(full_net))
     first = worker.snapshot.state_dict()
     other = Snapshot()
     other.load_state_dict(unpack(pack(first), CPU))

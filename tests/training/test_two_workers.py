@@ -1,13 +1,7 @@
-"""Workers in processes of their own, over gloo, against one worker.
-
-The processes are started once and run every check; what they found comes back in a file.
-"""
+"""Two workers over gloo, against one worker. They are started once and run every check."""
 
 from __future__ import annotations
 
-import datetime
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +10,20 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import start_processes
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
-from ray_autolrs.training.collectives import Group, ProcessGroup, Solo
-from ray_autolrs.training.worker import Worker
+from ray_autolrs.training.collectives import Group, Solo
+from tests.training.processes import start_workers
 from tests.training.toy import (
-    CPU,
     ToyTask,
     assert_same,
     full_net,
+    make_worker,
     plain_net,
-    small_config,
+    silent,
     state_of,
 )
-
-TIMEOUT_S = 60
 
 
 class SingleTask(ToyTask):
@@ -73,14 +64,8 @@ class Found:
     evaluation: dict[str, float]
 
 
-def silent(done: int, loss: float) -> None:
-    return
-
-
 def explore(task: ToyTask, group: Group) -> Found:
-    config = small_config(validation_samples=10)
-    worker = Worker(task, config, group, CPU)
-    worker.take_snapshot(0)
+    worker = make_worker(task, group=group, probe_samples=10)
     worker.check_first_loss()
     probe = worker.run_probe(Probe(1, 0, Segment(0, 11, 0.2)), silent)
     again = worker.run_probe(Probe(1, 1, Segment(0, 11, 0.2)), silent)
@@ -93,7 +78,7 @@ def explore(task: ToyTask, group: Group) -> Found:
     )
     apply = worker.run_apply(Apply(1, Segment(0, 39, 0.2)), silent)
     # Evaluations share buffers, as snapshots do: let them drift apart again first.
-    batch = worker.batches.micro(40, group.rank)
+    batch = worker.engine.batches.micro(40, group.rank)
     worker.replica.first_loss(40, group.rank, batch)
     drifted = [buffer.clone() for buffer in worker.replica.module.buffers()]
     worker.take_snapshot(40)
@@ -104,11 +89,11 @@ def explore(task: ToyTask, group: Group) -> Found:
     state = state_of(worker.replica)
     evaluation = worker.evaluation.run(worker.replica, group, with_metrics=True)
 
-    fresh = Worker(task, config, group, CPU)
+    fresh = make_worker(task, group=group, probe_samples=10)
     fresh.snapshot.load_state_dict(state | {"step": 40})
     resumed = fresh.run_apply(Apply(2, Segment(40, 49, 0.1)), silent)
     expected = worker.run_apply(Apply(2, Segment(40, 49, 0.1)), silent)
-    assert resumed.losses == expected.losses
+    assert resumed.training_losses == expected.training_losses
     return Found(
         probe,
         again,
@@ -121,22 +106,6 @@ def explore(task: ToyTask, group: Group) -> Found:
         state,
         evaluation,
     )
-
-
-def process(
-    rank: int, function: Callable[[Group], dict[str, Any]], world: int, folder: str
-) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=world,
-        timeout=datetime.timedelta(seconds=TIMEOUT_S),
-    )
-    torch.save(function(ProcessGroup(CPU)), Path(folder) / f"rank{rank}.pt")
-    dist.barrier()  # gloo aborts a worker whose peer has gone
-    dist.destroy_process_group()
 
 
 def find_all(group: Group) -> dict[str, Any]:
@@ -164,31 +133,12 @@ class NanOnRankOne(ToyTask):
 
 
 def refused_on_every_worker(group: Group) -> str:
-    worker = Worker(NanOnRankOne(full_net, micro_batch_size=8), small_config(), group, CPU)
-    worker.take_snapshot(0)
+    worker = make_worker(NanOnRankOne(full_net, micro_batch_size=8), group=group)
     try:
         worker.check_first_loss()
     except ValueError as error:
         return str(error)
     return "nothing was raised"
-
-
-def start_workers(function: Callable[..., dict[str, Any]], world: int, folder: Path) -> Any:
-    """Run ``function(group)`` in ``world`` processes, and return each one's result."""
-    running = start_processes(
-        process, args=(function, world, str(folder)), nprocs=world, join=False, start_method="spawn"
-    )
-    assert running is not None
-    deadline_s = time.monotonic() + 2 * TIMEOUT_S
-    try:
-        # False means that one has ended and others run; an exception in one is raised here.
-        while not running.join(timeout=1.0):
-            assert time.monotonic() < deadline_s, "the workers did not end in time"
-    finally:
-        for child in running.processes:
-            if child.is_alive():
-                child.kill()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +159,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_both_workers_tell_the_same(ranks: list[dict[str, Any]], name: str):
     one, other = (found[name] for found in ranks)
-    assert one.probe.losses == other.probe.losses
-    assert one.validation.losses == other.validation.losses
-    assert one.apply.losses == other.apply.losses
+    assert one.probe.training_losses == other.probe.training_losses
+    assert one.validation.validation_losses == other.validation.validation_losses
+    assert one.apply.training_losses == other.apply.training_losses
     assert one.apply.evaluations == other.apply.evaluations
     assert one.evaluation == other.evaluation
 
@@ -222,9 +172,13 @@ def test_two_workers_give_the_loss_curve_of_one(
     two, one = ranks[0][name], solo[name]
     close = 1e-4 if name == "single" else 1e-10
     for kind in ("probe", "validation", "apply", "resumed"):
-        expected = getattr(one, kind).losses
+        expected = getattr(one, kind).training_losses
         assert len(expected) > 9
-        assert getattr(two, kind).losses == pytest.approx(expected, rel=0, abs=close), kind
+        found = getattr(two, kind).training_losses
+        assert found == pytest.approx(expected, rel=0, abs=close), kind
+    expected = one.validation.validation_losses
+    assert len(expected) == 16
+    assert two.validation.validation_losses == pytest.approx(expected, rel=0, abs=close)
     assert two.evaluation == pytest.approx(one.evaluation, rel=0, abs=close)
     assert [entry[:2] for entry in two.apply.evaluations] == [
         entry[:2] for entry in one.apply.evaluations
@@ -233,19 +187,23 @@ def test_two_workers_give_the_loss_curve_of_one(
 
 def test_a_probe_of_two_workers_gives_the_same_bits_again(ranks: list[dict[str, Any]], name: str):
     found = ranks[0][name]
-    assert found.probe.losses == found.again.losses == found.apply.losses[:12]
+    assert (
+        found.probe.training_losses
+        == found.again.training_losses
+        == found.apply.training_losses[:12]
+    )
 
 
 def test_a_worker_alone_gives_the_curve_of_both(ranks: list[dict[str, Any]], name: str):
     for rank in ranks:
         found = rank[name]
-        if TASKS[name].micro_batch_size == 8:  # one micro-batch for each worker
-            assert found.alone.losses == found.probe.losses
-            assert found.alone_validation.losses == found.validation.losses
-        assert found.alone.losses == pytest.approx(found.probe.losses, rel=0, abs=1e-12)
-        assert found.alone_validation.losses == pytest.approx(
-            found.validation.losses, rel=0, abs=1e-12
-        )
+        for alone, together in (
+            (found.alone.training_losses, found.probe.training_losses),
+            (found.alone_validation.validation_losses, found.validation.validation_losses),
+        ):
+            if TASKS[name].micro_batch_size == 8:  # one micro-batch for each worker
+                assert alone == together
+            assert alone == pytest.approx(together, rel=0, abs=1e-12)
 
 
 def test_a_snapshot_holds_the_same_on_every_worker(ranks: list[dict[str, Any]], name: str):
@@ -279,10 +237,9 @@ def wide_net() -> nn.Module:
 
 def repeat_a_probe(group: Group) -> dict[str, Any]:
     task = SingleTask(wide_net, global_batch_size=15)
-    worker = Worker(task, small_config(), group, CPU)
-    worker.take_snapshot(0)
+    worker = make_worker(task, group=group)
     probe = Probe(1, 0, Segment(0, 11, 0.2))
-    return {"losses": [worker.run_probe(probe, silent).losses for _ in range(2)]}
+    return {"losses": [worker.run_probe(probe, silent).training_losses for _ in range(2)]}
 
 
 def test_the_first_probe_of_three_workers_adds_gradients_in_the_order_of_the_next(tmp_path: Path):

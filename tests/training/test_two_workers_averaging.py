@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ray_autolrs.algorithm.schedules.run_shape import run_shape
 from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import WarmupCosine
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.training.collectives import Group, Solo
-from ray_autolrs.training.worker import Worker
-from tests.training.test_two_workers import start_workers
-from tests.training.toy import CPU, ToyTask, assert_same, full_net, small_config, state_of
+from tests.training.processes import start_workers
+from tests.training.toy import (
+    AVERAGES,
+    ToyTask,
+    assert_same,
+    full_net,
+    make_worker,
+    silent,
+    state_of,
+)
 
-KINDS = ("schedule_free", "ema", "tail")
 CLOSE = 1e-10
 
 
@@ -30,7 +36,7 @@ TASKS = {
     "adam": ToyTask(full_net, adam, micro_batch_size=8, max_grad_norm=0.5),
     "accumulated": ToyTask(full_net, micro_batch_size=4, augment=True),
 }
-CASES = [("schedule_free", task) for task in TASKS] + [("ema", "sgd"), ("tail", "sgd")]
+CASES = [("schedule_free", task) for task in TASKS] + [("ema", "sgd"), ("own", "sgd")]
 
 
 @dataclass
@@ -48,28 +54,21 @@ class Found:
     state: dict[str, Any]
 
 
-def silent(done: int, loss: float) -> None:
-    return
-
-
 def explore(kind: str, task: ToyTask, group: Group) -> Found:
-    config = small_config(
-        averaging=kind, validation_samples=10, calibration_batches=4, shape="cosine"
-    )
-    worker = Worker(task, config, group, CPU)
-    worker.take_snapshot(0)
-    shape = run_shape(config)
-    probe = worker.run_probe(Probe(1, 0, Segment(0, 15, 0.05, shape), evals=1), silent)
-    curve = worker.run_probe(Probe(1, 1, Segment(0, 15, 0.05, shape), 0, 0), silent)
-    apply = worker.run_apply(Apply(1, Segment(0, 39, 0.05, shape), best=0), silent)
+    averaging, shape = replace(AVERAGES[kind], calibration_batches=4), WarmupCosine(0, 400)
+    worker = make_worker(task, averaging, group=group, probe_samples=10)
+    tried, wanted = Segment(0, 15, 0.05, shape), Segment(0, 39, 0.05, shape)
+    probe = worker.run_probe(Probe(1, 0, tried, evals=1, may_go_on=True), silent)
+    curve = worker.run_probe(Probe(1, 1, tried, best=0, may_go_on=True), silent)
+    apply = worker.run_apply(Apply(1, wanted, best=0), silent)
     worker._kept.forget()
-    again = worker.run_apply(Apply(1, Segment(0, 39, 0.05, shape), best=0), silent)
+    again = worker.run_apply(Apply(1, wanted, best=0), silent)
     if group.rank == 0:  # Alone means that the others need not take part.
         worker.run_probe(Probe(1, 2, Segment(0, 5, 0.1), evals=2), silent, alone=True)
-    alone = worker.run_probe(Probe(1, 0, Segment(0, 15, 0.05, shape), 1), silent, alone=True)
-    alone_curve = worker.run_probe(Probe(1, 1, Segment(0, 15, 0.05, shape)), silent, alone=True)
+    alone = worker.run_probe(Probe(1, 0, tried, evals=1), silent, alone=True)
+    alone_curve = worker.run_probe(Probe(1, 1, tried), silent, alone=True)
 
-    worker.run_apply(Apply(1, Segment(0, 39, 0.05, shape)), silent)
+    worker.run_apply(Apply(1, wanted), silent)
     worker.take_snapshot(40)
     state = state_of(worker.replica) | {"step": 40}
     model: dict[str, Tensor] = {}
@@ -78,11 +77,14 @@ def explore(kind: str, task: ToyTask, group: Group) -> Found:
             model = {
                 name: value.clone() for name, value in worker.replica.module.state_dict().items()
             }
-    fresh = Worker(task, config, group, CPU)
+    fresh = make_worker(task, averaging, group=group, probe_samples=10)
     fresh.snapshot.load_state_dict(state)
     resumed = fresh.run_apply(Apply(2, Segment(40, 49, 0.05, shape)), silent)
     expected = worker.run_apply(Apply(2, Segment(40, 49, 0.05, shape)), silent)
-    assert (resumed.losses, resumed.evaluations) == (expected.losses, expected.evaluations)
+    assert (resumed.training_losses, resumed.evaluations) == (
+        expected.training_losses,
+        expected.evaluations,
+    )
     return Found(probe, curve, alone, alone_curve, apply, again, resumed, model, state)
 
 
@@ -113,7 +115,8 @@ def means(done: ApplyDone) -> dict[tuple[int, str], float]:
 def test_both_workers_tell_the_same(ranks: list[dict[str, Found]], case: str):
     one, other = (found[case] for found in ranks)
     for kind in ("probe", "curve", "apply", "resumed"):
-        assert getattr(one, kind).losses == getattr(other, kind).losses, kind
+        assert getattr(one, kind).training_losses == getattr(other, kind).training_losses, kind
+    assert one.probe.validation_losses == other.probe.validation_losses
     for kind in ("apply", "resumed"):
         assert getattr(one, kind).evaluations == getattr(other, kind).evaluations, kind
 
@@ -123,8 +126,8 @@ def test_two_workers_give_what_one_gives(
 ):
     two, one = ranks[0][case], solo[case]
     for kind in ("probe", "curve", "apply", "resumed"):
-        expected = getattr(one, kind).losses
-        assert getattr(two, kind).losses == pytest.approx(expected, rel=0, abs=CLOSE), kind
+        expected = getattr(one, kind).training_losses
+        assert getattr(two, kind).training_losses == pytest.approx(expected, rel=0, abs=CLOSE), kind
     for kind in ("apply", "resumed"):
         expected = means(getattr(one, kind))
         assert len(expected) == 2
@@ -136,21 +139,23 @@ def test_two_workers_give_what_one_gives(
 
 def test_a_worker_alone_gives_what_both_give(ranks: list[dict[str, Found]], case: str):
     for found in (rank[case] for rank in ranks):
-        assert len(found.probe.losses) == 1
-        if case != "schedule_free-accumulated":  # one micro-batch for each worker
-            assert found.alone.losses == found.probe.losses
-            assert found.alone_curve.losses == found.curve.losses
-        assert found.alone.losses == pytest.approx(found.probe.losses, rel=0, abs=1e-12)
-        assert found.alone_curve.losses == pytest.approx(found.curve.losses, rel=0, abs=1e-12)
+        assert len(found.probe.validation_losses) == 1
+        for alone, together in (
+            (found.alone.validation_losses, found.probe.validation_losses),
+            (found.alone_curve.training_losses, found.curve.training_losses),
+        ):
+            if case != "schedule_free-accumulated":  # one micro-batch for each worker
+                assert alone == together
+            assert alone == pytest.approx(together, rel=0, abs=1e-12)
         assert found.alone.forward_steps == found.probe.forward_steps > 0
 
 
 def test_going_on_from_a_probe_gives_the_same_bits(ranks: list[dict[str, Found]], case: str):
     for found in (rank[case] for rank in ranks):
         assert (found.apply.reused_steps, found.again.reused_steps) == (16, 0)
-        assert found.apply.losses == found.again.losses
+        assert found.apply.training_losses == found.again.training_losses
         assert found.apply.evaluations == found.again.evaluations
-        assert found.curve.losses == found.apply.losses[:16]
+        assert found.curve.training_losses == found.apply.training_losses[:16]
 
 
 def test_every_worker_holds_the_same_average(ranks: list[dict[str, Found]], case: str):
@@ -160,7 +165,7 @@ def test_every_worker_holds_the_same_average(ranks: list[dict[str, Found]], case
         assert_same(one.state[part], other.state[part])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AVERAGES)
 def test_a_saved_model_gives_the_last_validation_loss(solo: dict[str, Found], kind: str):
     found, task = solo[f"{kind}-sgd"], TASKS["sgd"]
     model = task.build_model()

@@ -7,26 +7,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
-from ray_autolrs.algorithm.stages.messages import Apply, Probe
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.schedule import LRSchedule
+from ray_autolrs.training.averaging.average import Averaging
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.worker import Worker
-from tests.training.toy import ToyTask, assert_same, full_net, make_worker, sgd, state_of, train
+from tests.training.toy import (
+    ToyTask,
+    assert_same,
+    full_net,
+    make_worker,
+    sgd,
+    silent,
+    state_of,
+    train,
+)
 
 
-def silent(done: int, loss: float) -> None:
-    return
+def probe(worker: Worker, segment: Segment, *, evals: int = 0, index: int = 0) -> ProbeDone:
+    return worker.run_probe(Probe(1, index, segment, evals), silent)
 
 
-def probe(worker: Worker, segment: Segment, objective: Any = "training", index: int = 0) -> Any:
-    return worker.run_probe(
-        Probe(1, index, segment, evals=min(16, segment.steps) if objective == "validation" else 0),
-        silent,
-    )
-
-
-def apply(worker: Worker, segment: Segment, stage: int = 1) -> Any:
+def apply(worker: Worker, segment: Segment, stage: int = 1) -> ApplyDone:
     return worker.run_apply(Apply(stage, segment), silent)
 
 
@@ -35,10 +39,10 @@ def test_a_probe_repeated_gives_the_same_bits():
     first = probe(worker, Segment(0, 24, 0.1))
     other = probe(worker, Segment(0, 24, 0.3), index=1)
     again = probe(worker, Segment(0, 24, 0.1), index=2)
-    assert first.losses == again.losses != other.losses
-    assert first.first_loss == other.first_loss == first.losses[0]
+    assert first.training_losses == again.training_losses != other.training_losses
+    assert first.first_loss == other.first_loss == first.training_losses[0]
     assert (first.stage, first.index, first.steps, first.diverged) == (1, 0, 25, False)
-    assert (again.index, len(first.losses)) == (2, 25)
+    assert (again.index, len(first.training_losses)) == (2, 25)
     assert first.wall_s > 0
 
 
@@ -49,24 +53,27 @@ def test_a_probe_is_the_beginning_of_the_stage_that_applies_its_lr():
     tried = probe(worker, Segment(30, 49, 0.2))
     probe(worker, Segment(30, 49, 1.0))
     done = apply(worker, Segment(30, 79, 0.2))
-    assert done.losses[:20] == tried.losses
+    assert done.training_losses[:20] == tried.training_losses
     # Validation losses on the way do not disturb the training.
-    probe(worker, Segment(30, 61, 0.2), "validation")
-    assert apply(worker, Segment(30, 79, 0.2)).losses == done.losses
+    probe(worker, Segment(30, 61, 0.2), evals=16)
+    assert apply(worker, Segment(30, 79, 0.2)).training_losses == done.training_losses
 
 
 def test_probing_does_not_change_what_is_applied():
     probed, unprobed = make_worker(ToyTask()), make_worker(ToyTask())
     for lr in (0.01, 0.1, 1e3):
         probe(probed, Segment(0, 15, lr))
-    assert apply(probed, Segment(0, 39, 0.1)).losses == apply(unprobed, Segment(0, 39, 0.1)).losses
+    assert (
+        apply(probed, Segment(0, 39, 0.1)).training_losses
+        == apply(unprobed, Segment(0, 39, 0.1)).training_losses
+    )
     assert_same(state_of(probed.replica), state_of(unprobed.replica))
 
 
 def test_losses_are_those_of_the_step_before_its_update():
     worker = make_worker(ToyTask(micro_batch_size=4))
     losses = train(worker, 0, 12, lr=0.1)
-    assert list(probe(worker, Segment(0, 11, 0.1)).losses) == losses
+    assert list(probe(worker, Segment(0, 11, 0.1)).training_losses) == losses
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_losses_are_those_of_the_step_before_its_update():
 def test_a_validation_probe_tells_losses_taken_evenly(
     monkeypatch: pytest.MonkeyPatch, steps: int, at: range
 ):
-    worker = make_worker(ToyTask(), validation_samples=10)
+    worker = make_worker(ToyTask(), probe_samples=10)
     asked: list[int] = []
     taken: list[int] = []
     real_step, real_run = worker.replica.take_step, worker.probe_evaluation.run
@@ -91,22 +98,37 @@ def test_a_validation_probe_tells_losses_taken_evenly(
 
     monkeypatch.setattr(worker.replica, "take_step", take_step)
     monkeypatch.setattr(worker.probe_evaluation, "run", run)
-    done = probe(worker, Segment(0, steps - 1, 0.1), "validation")
+    done = probe(worker, Segment(0, steps - 1, 0.1), evals=min(16, steps))
     assert asked == list(at)
-    assert len(done.losses) == min(16, steps)
-    assert done.steps == len(taken) == steps
-    assert done.losses != done.losses[::-1]
+    assert len(done.validation_losses) == min(16, steps)
+    assert done.steps == len(done.training_losses) == len(taken) == steps
+    assert len(set(done.validation_losses)) == len(done.validation_losses)
 
 
 def test_validation_losses_are_those_of_the_fixed_subset():
-    worker = make_worker(ToyTask(), validation_samples=10)
-    done = probe(worker, Segment(0, 31, 0.1), "validation")
-    train_again = make_worker(ToyTask(), validation_samples=10)
+    worker = make_worker(ToyTask(), probe_samples=10)
+    done = probe(worker, Segment(0, 31, 0.1), evals=16)
+    train_again = make_worker(ToyTask(), probe_samples=10)
     train(train_again, 0, 32, lr=0.1)
     means = train_again.probe_evaluation.run(
         train_again.replica, train_again.group, with_metrics=False
     )
-    assert done.losses[-1] == means["loss"]
+    assert done.validation_losses[-1] == means["loss"]
+
+
+def test_probes_and_stages_are_judged_at_the_average(averaging: Averaging):
+    worker = make_worker(ToyTask(), averaging, probe_samples=10)
+    probe = worker.run_probe(Probe(1, 0, Segment(0, 11, 0.1), evals=1), silent)
+    with worker.engine.averaged(12):
+        means = worker.probe_evaluation.run(worker.replica, worker.group, with_metrics=False)
+    assert probe.validation_losses == (means["loss"],)
+    bare = worker.probe_evaluation.run(worker.replica, worker.group, with_metrics=False)
+    assert bare["loss"] != means["loss"]
+
+    done = worker.run_apply(Apply(1, Segment(0, 19, 0.1)), silent)
+    with worker.engine.averaged(20):
+        full = worker.evaluation.run(worker.replica, worker.group, with_metrics=True)
+    assert {name: value for _, name, value in done.evaluations} == full
 
 
 @pytest.mark.parametrize(
@@ -116,7 +138,7 @@ def test_validation_losses_are_those_of_the_fixed_subset():
 def test_a_stage_is_evaluated_every_so_often_and_at_its_end(
     every: int | None, steps: int, at: list[int]
 ):
-    worker = make_worker(ToyTask(), eval_every_steps=every)
+    worker = make_worker(ToyTask(), every_steps=every)
     first = apply(worker, Segment(0, steps - 1, 0.1))
     assert [entry[:2] for entry in first.evaluations] == [
         (step, name) for step in at for name in ("loss", "accuracy")
@@ -148,8 +170,8 @@ def test_divergence_ends_a_probe_at_the_next_look(every: int, steps: int):
     looks: list[int] = []
     done = worker.run_probe(Probe(1, 3, Segment(0, 39, 1e3)), lambda done, _: looks.append(done))
     assert done.diverged
-    assert done.steps == len(done.losses) == steps
-    assert not all(map(math.isfinite, done.losses))
+    assert done.steps == len(done.training_losses) == steps
+    assert not all(map(math.isfinite, done.training_losses))
     assert math.isfinite(done.first_loss)
     assert looks == [steps]
     assert apply(worker, Segment(0, 39, 1e3)).diverged
@@ -160,17 +182,17 @@ def test_divergence_ends_a_probe_at_the_next_look(every: int, steps: int):
 
 def test_a_validation_probe_diverges_too():
     worker = make_worker(CubicTask(optimizer=explode))
-    done = probe(worker, Segment(0, 63, 1e3), "validation")
+    done = probe(worker, Segment(0, 63, 1e3), evals=16)
     assert done.diverged
     assert done.steps < 64
-    assert len(done.losses) < 16
+    assert len(done.validation_losses) < 16
 
 
 def test_progress_is_told_at_each_look():
     worker = make_worker(ToyTask(), divergence_check_steps=8)
     told: list[tuple[int, float]] = []
     done = worker.run_probe(Probe(1, 0, Segment(0, 19, 0.1)), lambda *look: told.append(look))
-    assert told == [(step, done.losses[step - 1]) for step in (8, 16, 20)]
+    assert told == [(step, done.training_losses[step - 1]) for step in (8, 16, 20)]
 
 
 class LossTask(ToyTask):
@@ -229,9 +251,9 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 @pytest.mark.parametrize("optimizer", [sgd, adamw])
 def test_a_plain_pytorch_loop_replays_the_found_schedule_bit_for_bit(optimizer: Any, tmp_path: Any):
     task = ToyTask(full_net, optimizer, augment=True, max_grad_norm=1.0)
-    worker = make_worker(task, warmup_steps=10)
+    worker = make_worker(task)
     segments = (
-        Segment(0, 9, 0.1, LinearWarmup(first_step=0, steps=10)),
+        Segment(0, 9, 0.1, WarmupStableDecay(0, None, 10, 0)),
         Segment(10, 49, 0.23),
         Segment(50, 99, 0.071),
     )
@@ -241,7 +263,7 @@ def test_a_plain_pytorch_loop_replays_the_found_schedule_bit_for_bit(optimizer: 
         if stage > 0:
             for lr in (0.9, 0.01):
                 probe(worker, Segment(segment.first_step, segment.first_step + 9, lr))
-        applied += apply(worker, segment, stage).losses
+        applied += apply(worker, segment, stage).training_losses
     LRSchedule(segments).save(tmp_path / "schedule.json")
 
     # From here on plain PyTorch, with the same data and the same seeds.

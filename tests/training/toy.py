@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,37 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from ray_autolrs.algorithm.schedules.segments import Segment
-from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.averaging.average import Averaging
+from ray_autolrs.training.averaging.ema import EMA
+from ray_autolrs.training.averaging.running_average import RunningAverage
+from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.settings import TrainingSettings, Validation
 from ray_autolrs.training.snapshot import Snapshot
 from ray_autolrs.training.worker import Worker
 
+
+@dataclass(frozen=True)
+class Mean(Averaging):
+    """A user's own average: the mean of all weights so far."""
+
+    def build(self, optimizer: torch.optim.Optimizer) -> RunningAverage:
+        return RunningAverage(optimizer, lambda t: 1 / t)
+
+
+AVERAGES: dict[str, Averaging] = {
+    "schedule_free": ScheduleFreeAverage(),
+    "ema": EMA(),
+    "own": Mean(),
+}
 CPU = torch.device("cpu")
 FEATURES, CLASSES = 6, 3
+
+
+def sgd_with(**settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    return lambda model: torch.optim.SGD(model.parameters(), lr=0.1, **settings)
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -98,33 +120,50 @@ class Augmented(Dataset[Any]):
         return x + shift + 0.1 * torch.randn(FEATURES, dtype=torch.float64), y
 
 
-def small_config(**overrides: Any) -> AutoLRSConfig:
-    values: dict[str, Any] = {
-        "total_steps": 400,
-        "lr_min": 1e-3,
-        "lr_max": 1.0,
-        "first_stage_steps": 80,
-        "max_stage_steps": 160,
-    }
-    return AutoLRSConfig.paper(**(values | overrides))
+def settings(
+    averaging: Averaging | None = None, *, divergence_check_steps: int = 10, **validation: Any
+) -> TrainingSettings:
+    """Return settings as a run's config resolves them; the last weights count as the best."""
+    batch = ToyTask.global_batch_size
+    return TrainingSettings(
+        averaging=averaging.resolve(batch) if averaging else None,
+        validation=Validation(**{"keep_best": False, **validation}).resolve(batch),
+        divergence_check_steps=divergence_check_steps,
+    )
 
 
-def make_worker(task: TrainingTask, group: Group | None = None, **config: Any) -> Worker:
-    worker = Worker(task, small_config(**config), group or Solo(), CPU)
+def make_worker(
+    task: TrainingTask,
+    averaging: Averaging | None = None,
+    *,
+    group: Group | None = None,
+    **rest: Any,
+) -> Worker:
+    worker = Worker(task, settings(averaging, **rest), group or Solo(), CPU)
     worker.take_snapshot(0)
     return worker
 
 
+def silent(done: int, loss: float) -> None:
+    """Progress that nobody is told."""
+
+
 def train(worker: Worker, first_step: int, steps: int, lr: float = 0.05) -> list[float]:
     """Take steps without touching the snapshot, and return the mean loss of each."""
-    segment = Segment(first_step, first_step + steps - 1, lr)
-    micros = range(worker.batches.micro_batches)
-    losses = torch.zeros(steps, len(micros), dtype=torch.float64)
-    for done, batch in enumerate(worker.batches.stream(first_step, steps, micros)):
-        step = first_step + done
-        worker.replica.take_step(step, batch, micros, segment.lr_at(step), losses[done])
+    losses = worker.engine.loss_table(steps)
+    done = list(worker.engine.steps(first_step, steps, lambda step: lr, losses))
+    assert done == list(range(1, steps + 1))
     means: list[float] = losses.mean(dim=1).tolist()
     return means
+
+
+def values(replica: Replica) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in replica.module.parameters()]
+
+
+def averages(worker: Worker) -> list[Tensor]:
+    with worker.replica.average.swapped_in():
+        return values(worker.replica)
 
 
 def state_of(replica: Replica) -> dict[str, Any]:
@@ -152,3 +191,13 @@ def assert_same(left: Any, right: Any, path: str = "state") -> None:
             assert_same(one, other, f"{path}[{place}]")
     else:
         assert left == right, path
+
+
+def assert_near(left: list[Tensor], right: list[Tensor], close: float = 1e-12) -> None:
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=close)
+
+
+def differs(left: list[Tensor], right: list[Tensor]) -> bool:
+    return any(not torch.equal(one, other) for one, other in zip(left, right, strict=True))

@@ -89,9 +89,9 @@ class _Wrapper(ScheduleFreeWrapper):  # type: ignore[misc]
 
     @staticmethod
     def swap(x: Tensor, y: Tensor) -> None:
-        kept = x.clone()
+        old = x.clone()
         x.copy_(y)
-        y.copy_(kept)
+        y.copy_(old)
 
     @property
     def state(self) -> defaultdict[Tensor, dict[str, Any]]:

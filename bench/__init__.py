@@ -1,0 +1,1 @@
+"""Benchmarks, one file a figure: ``python -m bench.NAME`` from the repository's root."""

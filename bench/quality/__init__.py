@@ -1,0 +1,1 @@
+"""How good the schedules are that AutoLRS finds: ``python -m bench.quality``."""

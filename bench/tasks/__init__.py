@@ -1,0 +1,1 @@
+"""What the benchmarks train: small real tasks, their networks and their data."""

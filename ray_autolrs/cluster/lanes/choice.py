@@ -1,0 +1,166 @@
+"""Which lanes a run uses: decided once, before it starts, from its settings and the cluster."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from ray_autolrs.cluster import lanes as folder
+from ray_autolrs.cluster.lanes.lane import Lane
+from ray_autolrs.cluster.lanes.sequential import Sequential
+from ray_autolrs.lanes import Lanes
+from ray_autolrs.training.lone_lanes import lone_lane_obstacle
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneChoice:
+    """The lanes of a run.
+
+    Attributes:
+        lane: who runs probes.
+        actors: actors besides the workers.
+        resources_per_actor: what each of them holds.
+        parallel_probes: probes at the same time, which the search's batches are made for.
+        reason: why, for the log.
+    """
+
+    lane: Lane
+    actors: int
+    resources_per_actor: dict[str, float]
+    parallel_probes: int
+    reason: str
+
+
+def lane_kinds() -> dict[str, type[Lane]]:
+    """Return every kind by its name: those of this folder, and one's own that are imported."""
+    for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+        importlib.import_module(module.name)
+    return {kind.name: kind for kind in Lane.__subclasses__()}
+
+
+def check_lanes(settings: Lanes) -> None:
+    """Refuse a kind that there is not, and settings that have no effect with it.
+
+    Raises:
+        ValueError: as said.
+    """
+    kinds = lane_kinds()
+    if settings.kind == "auto":
+        return
+    if settings.kind not in kinds:
+        raise ValueError(
+            f"lanes.kind={settings.kind!r} must be 'auto' or one of {', '.join(sorted(kinds))}"
+        )
+    for name in ("actors", "resources"):
+        value = getattr(settings, name)
+        if value is not None and not kinds[settings.kind].has_actors:
+            raise ValueError(f"lanes.{name}={value!r} has no effect: {settings.kind} has no actors")
+
+
+def choose_lanes(
+    settings: Lanes,
+    most_probes: int,
+    num_workers: int,
+    resources_per_worker: Mapping[str, float],
+    available: Mapping[str, float],
+    limits: Mapping[str, float],
+    *,
+    autoscales: bool,
+) -> LaneChoice:
+    """Decide who runs the probes.
+
+    Args:
+        settings: what the user asks for.
+        most_probes: probes of a stage that do not wait for each other.
+        num_workers: training workers.
+        resources_per_worker: what each of them holds.
+        available: what is free now, the workers not yet placed.
+        limits: what the cluster can ever hold.
+        autoscales: whether the cluster can grow beyond what it holds now.
+
+    Raises:
+        ValueError: more actors are asked for than the cluster can ever hold.
+    """
+    per_actor = dict(settings.resources or resources_per_worker)
+    taken = {name: amount * num_workers for name, amount in resources_per_worker.items()}
+    free = _how_many(per_actor, available, taken)
+    most = _how_many(per_actor, limits, taken)
+    amounts = ", ".join(f"{amount:g} {name}" for name, amount in per_actor.items())
+    actors = settings.actors
+    if actors is None:
+        actors = min(most if autoscales else free, max(0, most_probes - num_workers))
+    if actors > most:
+        raise ValueError(
+            f"lanes.actors={actors} of {amounts} each do not fit: beside {num_workers} workers "
+            f"the cluster can hold {most}; ask for fewer, or set lanes.resources"
+        )
+    kinds = lane_kinds()
+    if settings.kind == "auto":
+        # The most lanes; where some kinds give as many, what needs the least for it.
+        kind = max(
+            kinds.values(),
+            key=lambda each: (
+                each.count(num_workers, actors),
+                not each.is_alone,
+                not each.has_actors,
+            ),
+        )
+    else:
+        kind = kinds[settings.kind]
+    return LaneChoice(
+        lane=kind(),
+        actors=actors if kind.has_actors else 0,
+        resources_per_actor=per_actor,
+        parallel_probes=min(kind.count(num_workers, actors), most_probes),
+        reason=f"lanes.kind={settings.kind!r}, {free} actors of {amounts} fit now",
+    )
+
+
+def lane_in_process(settings: Lanes) -> Lane:
+    """Return the lane of a run in this process, without Ray.
+
+    Raises:
+        ValueError: the kind that is asked for needs Ray workers.
+    """
+    lane = Sequential() if settings.kind == "auto" else lane_kinds()[settings.kind]()
+    if lane.is_alone:
+        raise ValueError(
+            f"lanes.kind={settings.kind!r} needs Ray workers, and num_workers=0 trains in this "
+            "process; use lanes.kind='sequential'"
+        )
+    return lane
+
+
+def possible_lane(lane: Lane, settings: Lanes, module: nn.Module) -> Lane:
+    """Return the lane that a model allows; it is the same on every worker.
+
+    Raises:
+        ValueError: the model cannot be probed by one process alone, and the kind that is asked
+            for does.
+    """
+    obstacle = lone_lane_obstacle(module) if lane.is_alone else None
+    if obstacle is None:
+        return lane
+    if settings.kind != "auto":
+        raise ValueError(
+            f"lanes.kind={settings.kind!r} needs workers that can train alone, and {obstacle}; "
+            "use lanes.kind='sequential'"
+        )
+    logger.warning("probes run one after the other, on all workers: %s", obstacle)
+    return Sequential()
+
+
+def _how_many(
+    each: Mapping[str, float], available: Mapping[str, float], taken: Mapping[str, float]
+) -> int:
+    """Return how many fit into what is left."""
+    left = {name: available.get(name, 0.0) - taken.get(name, 0.0) for name in each}
+    # A millionth of slack: fractions such as 0.1 are not exact.
+    return max(0, min(int(left[name] / amount + 1e-6) for name, amount in each.items()))

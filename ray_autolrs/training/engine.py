@@ -1,0 +1,200 @@
+"""The one loop that takes optimizer steps, and what it trains: a model, its data, an average.
+
+A run's stages and probes, runs with a schedule known beforehand, the LR sweep and the timing of
+steps differ in the LRs that they give and in when they look at the losses.
+
+Example::
+
+    engine = Engine(task, Solo(), device, seed=0)
+    losses = engine.loss_table(100)
+    for done in engine.steps(0, 100, schedule.lr_at, losses):
+        if done % 10 == 0 and not losses[:done].isfinite().all():  # waits for the device
+            break
+    validation = engine.evaluation(task.val_dataset())
+    engine.evaluate(validation, step=100)["loss"]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.averaging.average import Averaging
+from ray_autolrs.training.batches import StepBatches
+from ray_autolrs.training.collectives import Group, Solo
+from ray_autolrs.training.evaluation import Evaluation
+from ray_autolrs.training.replica import Replica, running_norms
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Those who take a step together, and what of it is this worker's.
+
+    Attributes:
+        group: they average their gradients and sum up their losses.
+        micros: numbers of this worker's micro-batches in the global batch.
+    """
+
+    group: Group
+    micros: range
+
+
+class Engine:
+    """A model, its optimizer and its data, and how they take steps.
+
+    Args:
+        task: what to train.
+        group: the workers in lock-step.
+        device: where the model lives.
+        seed: of the model, the batches and the evaluations.
+        averaging: the average of the weights that evaluations look at, resolved; None has none.
+        num_workers: workers whose micro-batches a global batch is cut into; None is the group's
+            size.
+
+    Attributes:
+        group: as given.
+        batches: the training batches.
+        replica: the model and its optimizer.
+        together: the share of each worker of the group.
+        alone: the whole global batch, taken without the others.
+        data_wait_s: seconds that all steps so far have waited for their batches.
+
+    Raises:
+        ValueError: the task's sizes, data or optimizer are refused.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        group: Group,
+        device: torch.device,
+        *,
+        seed: int,
+        averaging: Averaging | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        task.check_settings()
+        micro_batch_size = task.resolved_micro_batch_size(num_workers or group.size)
+        self.group = group
+        self.batches = StepBatches(
+            task,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+            pin_memory=device.type == "cuda",
+        )
+        self.replica = Replica(task, group, device, seed, averaging)
+        share = self.batches.micro_batches // group.size
+        self.together = Share(group, range(group.rank * share, (group.rank + 1) * share))
+        self.alone = Share(Solo(), range(self.batches.micro_batches))
+        self.data_wait_s = 0.0
+        self._micro_batch_size = micro_batch_size
+        self._calibration_batches = 0 if averaging is None else averaging.calibration_batches
+        self._is_rehearsed = False
+
+    def loss_table(self, steps: int) -> Tensor:
+        """Return zeros for the losses of steps, on the device.
+
+        Returns:
+            Shape (steps, micro-batches in the global batch), in float64, which holds every loss
+            exactly. Other workers' places stay zero until they are summed up.
+        """
+        shape = (steps, self.batches.micro_batches)
+        return torch.zeros(shape, dtype=torch.float64, device=self.replica.device)
+
+    def steps(
+        self,
+        first_step: int,
+        count: int,
+        lr_at: Callable[[int], float],
+        losses: Tensor,
+        *,
+        share: Share | None = None,
+    ) -> Iterator[int]:
+        """Take steps, and yield after each one how many are done, from 1; it may be left early.
+
+        Nothing waits for the device. (float16's gradient scaler does.)
+
+        Args:
+            first_step: number of the first step.
+            count: steps to take.
+            lr_at: gives the LR of the first parameter group, and is asked right before the step.
+            losses: shape (at least count, micro-batches); a row for each step, as
+                :meth:`loss_table` makes them. A step writes this worker's places.
+            share: who takes them; ``together`` by default.
+        """
+        share = share or self.together
+        stream = self.batches.stream(first_step, count, share.micros)
+        for place in range(count):
+            asked_s = time.perf_counter()
+            batches = next(stream)
+            self.data_wait_s += time.perf_counter() - asked_s
+            step = first_step + place
+            self.replica.take_step(
+                step,
+                batches,
+                share.micros,
+                lr_at(step),
+                losses[place],
+                alone=share.group.size == 1,
+            )
+            yield place + 1
+
+    def rehearse(self, step: int, share: Share) -> bool:
+        """Rehearse a step if several workers take their first together, and tell whether.
+
+        :meth:`Replica.rehearse` tells why; the caller puts buffers and random states back.
+        """
+        if share.group.size == 1 or self._is_rehearsed:
+            return False
+        batches = next(self.batches.stream(step, 1, share.micros))
+        self.replica.rehearse(step, batches, share.micros, self.loss_table(1)[0])
+        self._is_rehearsed = True
+        return True
+
+    def check_first_loss(self, step: int) -> None:
+        """Refuse a loss that cannot be trained on, as :meth:`Replica.check_first_loss` does."""
+        micro = self.together.micros[0]
+        self.replica.check_first_loss(step, micro, self.batches.micro(step, micro), self.group)
+
+    def evaluation(self, dataset: Dataset[Any], indices: Sequence[int] | None = None) -> Evaluation:
+        """Return an evaluation on a dataset, or on the samples of it with these indices."""
+        task = self.replica.task
+        batch_size = task.eval_batch_size or self._micro_batch_size
+        return Evaluation(task, dataset, batch_size, indices, seed=self.replica.seed)
+
+    def evaluate(self, evaluation: Evaluation, step: int) -> dict[str, float]:
+        """Return an evaluation's means at the averaged weights, as they are after ``step`` steps.
+
+        Returns:
+            ``"loss"`` alone, without the task's metrics.
+        """
+        with self.averaged(step):
+            return evaluation.run(self.replica, self.group, with_metrics=False)
+
+    def averaged(self, step: int, group: Group | None = None) -> AbstractContextManager[None]:
+        """Let the module hold the weights to be judged, as they are after ``step`` steps.
+
+        BatchNorm's statistics are right on the group's rank 0: an evaluation shares them.
+        """
+        return self.replica.averaged(self._calibration(step, group or self.group))
+
+    def _calibration(self, step: int, group: Group) -> Iterator[Any]:
+        """Yield the first micro-batch of each of the latest steps, on rank 0."""
+        if group.rank == 0:
+            for earlier in range(max(0, step - self._calibration_batches), step):
+                yield self.batches.micro(earlier, 0)
+
+    def forward_steps(self, evals: int, evaluation: Evaluation) -> float:
+        """Return what evaluations cost, in steps; a step is a forward and two backward passes."""
+        samples = evaluation.samples
+        if running_norms(self.replica.module):
+            samples += self._calibration_batches * self._micro_batch_size
+        return evals * samples / (3 * self.replica.task.global_batch_size)

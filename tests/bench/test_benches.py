@@ -1,0 +1,140 @@
+"""Each bench with few steps: it runs, and tells what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import ray
+
+from bench import (
+    averaging_grid,
+    batch_regret,
+    further_tasks,
+    measurement,
+    parallel_probes,
+    probe_grid,
+    research,
+    snapshot_store,
+    wrong_guess,
+)
+from bench.tasks.catalogue import FURTHER_TASKS
+
+Rows = list[dict[str, Any]]
+Run = Callable[[ModuleType, Sequence[str]], Rows]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a bench and gives the rows that it has written."""
+    monkeypatch.setattr(measurement, "RESULTS_FOLDER", tmp_path)
+
+    def run_bench(bench: ModuleType, arguments: Sequence[str]) -> Rows:
+        bench.main(arguments)
+        (path,) = tmp_path.iterdir()
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert result["command"].startswith(f"python -m {bench.__name__}")
+        rows: Rows = result["rows"]
+        return rows
+
+    return run_bench
+
+
+@pytest.mark.usefixtures("fashion")
+def test_research_compares_a_misled_run_with_and_without_it(run: Run):
+    options = ["--task", "mlp", "--factor", "0.02", "--seed", "0", "--steps", "300"]
+    (misled,) = run(research, options)
+    assert misled["without"] > 1.1 * misled["undisturbed"]
+    assert misled["with"] < 0.5 * misled["without"]
+    assert misled["search_with"] > misled["search_without"]
+    won = misled["without"] - misled["with"]
+    assert misled["won_back"] == pytest.approx(won / (misled["without"] - misled["undisturbed"]))
+
+
+@pytest.mark.usefixtures("fashion")
+def test_a_wrong_guess_is_compared_with_the_right_one(run: Run):
+    options = ["--task", "mlp", "--factor", "0.125", "--seed", "0", "--steps", "120"]
+    right, wrong = run(wrong_guess, options)
+    assert (right["factor"], right["over_undisturbed"]) == (1.0, 1.0)
+    assert wrong["over_undisturbed"] == wrong["validation_loss"] / right["validation_loss"]
+
+
+def test_further_tasks_tune_a_rival_on_the_first_seed(run: Run):
+    arguments = ["--task", "digits", "--method", "autolrs", "wsd", "--seed", "0", "1"]
+    rows = run(further_tasks, [*arguments, "--steps", "60"])
+    ours, rival = rows
+    assert (ours["lr"], rival["lr"] in FURTHER_TASKS["digits"][1]) == (None, True)
+    assert ours["search"] > 0 == rival["search"]
+    for row in rows:
+        assert len(row["losses"]) == 2
+        assert all(map(math.isfinite, row["losses"]))
+        pairs = zip(row["losses"], row["at_the_end"], strict=True)
+        assert all(lowest <= last for lowest, last in pairs)
+
+
+@pytest.mark.usefixtures("fashion")
+def test_averaging_grid_takes_the_momentum_of_the_batch_or_the_given_one(run: Run):
+    options = ["--task", "mlp", "--warmup", "0.2", "--decay", "0.3", "--steps", "20"]
+    (given,) = run(averaging_grid, [*options, "--momentum", "0.5"])
+    (derived,) = run(averaging_grid, options)
+    assert given["momentum"] == 0.5
+    assert derived["momentum"] == pytest.approx(0.8586, abs=1e-4)
+    assert math.isfinite(given["validation_loss"])
+    assert given["validation_loss"] != derived["validation_loss"]
+
+
+def test_probe_grid_tells_how_far_the_probes_best_is_from_the_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    def losses_of_probe(task: str, lr: float, *settings: object) -> tuple[float, float]:
+        return 3.0, 1.0 + math.log(lr / (2 * probe_grid.BEST[task])) ** 2
+
+    monkeypatch.setattr(probe_grid, "probe_losses", losses_of_probe)
+    (row,) = run(probe_grid, ["--task", "vit", "--seed", "0"])
+    assert row["log2_over_best"] == pytest.approx(1.0, abs=0.1)
+    assert 0 < row["std"] < 0.5
+
+
+@pytest.mark.usefixtures("fashion")
+def test_a_probe_ends_lower_than_it_began_unless_it_diverges():
+    before, after = probe_grid.probe_losses("mlp", 3e-3, steps=20, warmup=0.5, seed=0)
+    assert after < before
+    _, diverged = probe_grid.probe_losses("mlp", 1e30, steps=4, warmup=0.0, seed=0)
+    assert diverged == probe_grid.WORST_LOSS
+
+
+def test_regrets_are_paired_with_those_of_the_first_batch(run: Run):
+    options = ["--curves", "2", "--noise", "0.05", "--kappa", "1000", "--batches", "1", "10"]
+    one, ten = run(batch_regret, options)
+    assert one["minus one by one"] == 0.0
+    assert ten["minus one by one"] == pytest.approx(ten["mean regret"] - one["mean regret"])
+
+
+def test_a_search_lasts_from_a_stages_end_to_the_next_choice():
+    kinds = ["probe", "choice", "apply", "probe", "choice", "apply", "choice", "apply"]
+    records = [{"kind": kind, "time": 2.0**place} for place, kind in enumerate(kinds)]
+    assert parallel_probes.search_seconds(records) == [2.0**4 - 2.0**2, 2.0**6 - 2.0**5]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_lanes_search_stages_of_ten_probes(run: Run):
+    (row,) = run(parallel_probes, ["--lanes", "2", "--steps", "8", "--step-wait-s", "0.001"])
+    assert (row["lanes"], row["probes"]) == (2, 10)
+    assert row["search, s"] > row["one probe, s"] > 8 * 0.001
+    assert not ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_snapshot_is_copied_in_each_way(run: Run):
+    options = ["--megabytes", "4", "--tensors", "6", "--lanes", "1", "--repetitions", "1"]
+    rows = run(snapshot_store, options)
+    assert [row["unit"] for row in rows] == ["ms"] * 5 + ["MB"] * 2
+    assert all(row["value"] > 0 for row in rows[:6])
+    assert not ray.is_initialized()
