@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
-from ray_autolrs.training.engine import Engine
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.engine import Engine
 from ray_autolrs.training.snapshot import Snapshot
 from tests.workloads.image_files import write_image_folder
 from tests.workloads.parallel_files import write_parallel

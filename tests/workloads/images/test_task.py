@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ray_autolrs.training.engine import Engine
 from torch import nn
 
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.engine import Engine
 from ray_autolrs.workloads.images.task import PRESETS, SmallResNet
 from tests.workloads.image_files import write_fashion, write_image_folder
 

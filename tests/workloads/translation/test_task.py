@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from ray_autolrs.training.engine import Engine
 
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.engine import Engine
 from ray_autolrs.workloads.translation.parallel_text import read_pairs, train_bpe
 from ray_autolrs.workloads.translation.task import (
     PRESETS,
