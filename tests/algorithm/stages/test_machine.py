@@ -305,6 +305,30 @@ def test_parallel_probes_are_given_at_once():
     assert state.phase.informed_by == (0, 0, 0, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Noting(Scripted):
+    """Notes how many results it is shown, and how many probes that run."""
+
+    shown: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+
+    def suggest(self, context, told, running):
+        self.shown.append((len(told), len(running)))
+        return super().suggest(context, told, running)
+
+
+def test_a_probe_is_asked_from_those_a_lane_s_width_before_it_and_no_others():
+    """The example of ``search_on``: of two lanes, the second ends first."""
+    noting = Noting()
+    machine = plan(parallel_probes=2, search=noting)
+    state, commands = advance(machine, RunState(), Ready(0))
+    state, (zero, one) = advance(machine, state, apply_done(commands[0]))
+    state, _ = advance(machine, state, probe_done(one))
+    assert noting.shown == [(0, 0), (0, 1)]
+    state, new = advance(machine, state, probe_done(zero))
+    assert noting.shown[2:] == [(1, 1), (2, 1)]
+    assert indices(new) == [2, 3]
+
+
 def test_probe_that_was_not_asked_changes_nothing():
     """A result from before a restart may come late."""
     state, _ = advance(PLAN, RunState(), Ready(0))
