@@ -72,7 +72,7 @@ def test_a_warm_up_rises_with_its_power(shape):
             r"WarmupStableDecay\.first_step=-1 must be an integer of at least 0",
         ),
         (lambda: WarmupStableDecay(0, 0, 0, 0), r"steps=0 must be None or an integer of at least"),
-        (lambda: WarmupStableDecay(0, 4.0, 0, 0), r"steps=4\.0 must be None or an integer"),
+        (lambda: WarmupStableDecay(0, True, 0, 0), r"steps=True must be None or an integer"),
         (lambda: WarmupStableDecay(0, 4, -1, 0), r"warmup_steps=-1 must be an integer of at least"),
         (lambda: WarmupStableDecay(0, 4, 0, True), r"decay_steps=True must be an integer"),
         (lambda: WarmupStableDecay(0, None, 0, 1), r"decay_steps=1 needs steps, to end with them"),
