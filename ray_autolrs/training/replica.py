@@ -21,6 +21,7 @@ from ray_autolrs.training.averaging.average import (
     refuse_a_second_average,
 )
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
+from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
@@ -75,6 +76,7 @@ class Replica:
         self._parameters = list(self.module.parameters())
         self._check_module()
         self._check_optimizer()
+        self.base_momentum = momentum_of(self.optimizer.param_groups[0])
         self.average = self._build_average(averaging)
         # Scaling is for float16 alone; a disabled scaler passes everything through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=task.precision == "fp16")
@@ -85,7 +87,9 @@ class Replica:
 
     def _build_average(self, averaging: Averaging | None) -> WeightAverage:
         if not averages_itself(self.optimizer):
-            return averaging.build(self.optimizer) if averaging else NoAverage(self.optimizer)
+            return (
+                NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
+            )
         if averaging is not None:
             refuse_a_second_average(self.optimizer)
         return SelfAveraged(self.optimizer)
