@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ray_autolrs.task import TrainingTask
     from ray_autolrs.training.averaging.ema import EMA
     from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
+    from ray_autolrs.training.find_lr import find_lr
     from ray_autolrs.training.settings import Validation
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "TrainingTask",
     "Validation",
     "Warmup",
+    "find_lr",
 ]
 
 _HOMES = {
@@ -66,6 +68,7 @@ _HOMES = {
     "task": ("TrainingTask",),
     "training.averaging.ema": ("EMA",),
     "training.averaging.schedule_free": ("ScheduleFreeAverage",),
+    "training.find_lr": ("find_lr",),
     "training.settings": ("Validation",),
 }
 """The public names of each module, below the package."""

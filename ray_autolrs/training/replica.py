@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
@@ -19,6 +17,9 @@ from ray_autolrs.training.averaging.average import Averaging, WeightAverage
 from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.data_parallel import data_parallel, gradient_sync
+from ray_autolrs.training.live_loop import LiveLoop
+from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
 
 AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,9 +36,7 @@ class Replica:
         averaging: the average of the weights that is kept, resolved; None keeps none.
 
     Raises:
-        ValueError: one of the task's settings is out of its range; the first parameter group's
-            LR is not positive, so that the other groups have no ratio to it; or the optimizer
-            needs a closure, or has a parameter that the model lacks.
+        ValueError: one of the task's settings is out of its range, or its parts are refused.
     """
 
     def __init__(
@@ -52,60 +51,33 @@ class Replica:
         self.task = task
         self.device = device
         self.seed = seed
-        seed_everything(seed, Stream.BUILD)
-        self.module = task.build_model().to(device).train()
-        self.optimizer = task.build_optimizer(self.module)
-        self.initial_lrs = [float(param_group["lr"]) for param_group in self.optimizer.param_groups]
-        if not (math.isfinite(self.initial_lrs[0]) and self.initial_lrs[0] > 0):
-            raise ValueError(
-                f"the optimizer's first parameter group has lr={self.initial_lrs[0]!r}; it must be "
-                "positive, because the other groups keep their ratio to it"
-            )
+        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, device, seed)
+        self.module = parts.module
+        self.optimizer = parts.optimizer
+        self.scaler = parts.scaler
+        self.initial_lrs = parts.lrs
+        self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
-        self._check_optimizer()
+        # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
+        self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.average: WeightAverage = (
             NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
         )
-        # Scaling is for float16 alone; a disabled scaler passes everything through.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=task.precision == "fp16")
-        self._group_module = self._wrap(group)
-
-    def _check_optimizer(self) -> None:
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            raise ValueError(
-                "the optimizer is LBFGS, which evaluates the loss several times in a step; use one "
-                "whose step() needs no closure"
-            )
-        known = {id(parameter) for parameter in self._parameters}
-        for place, param_group in enumerate(self.optimizer.param_groups):
-            if any(id(parameter) not in known for parameter in param_group["params"]):
-                raise ValueError(
-                    f"the optimizer's parameter group {place} has a parameter that the model "
-                    "lacks; make it part of the model, or no snapshot holds it"
-                )
-
-    def _wrap(self, group: Group) -> nn.Module:
-        """Return the module that a step calls: with several workers, one that averages gradients.
-
-        Buffers are not broadcast at each forward pass: in training mode no step reads a running
-        statistic. :func:`ray_autolrs.training.snapshot.share_buffers` makes them rank 0's where
-        they are read.
-        """
-        if group.size == 1:
-            return self.module
-        device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self.module,
-            device_ids=device_ids,
-            forward_sync_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        self._group_module = data_parallel(self.module, group, device)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that model and loss run in: autocast, or none for ``"fp32"``."""
         if self.task.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
+
+    def train_mode(self) -> None:
+        """Put every layer in the mode that it trains in."""
+        if self.module.training:  # walking through the layers would take time in each step
+            return
+        self.module.train()
+        for layer, trains in self._modes:
+            layer.training = trains
 
     def set_lr(self, lr: float, step: int) -> None:
         """Give the first parameter group the LR of a step, and the others their ratio of it."""
@@ -144,6 +116,13 @@ class Replica:
                 the bare module: DDP's forward pass may wait for the others.
         """
         self.set_lr(lr, step)
+        if self._own_step is not None:
+            self.train_mode()
+            seed_everything(self.seed, Stream.MODEL, step, micros[0])
+            loss = self._own_step(batches)
+            losses[micros.start : micros.stop] = torch.as_tensor(loss).detach()
+            self.average.update()
+            return
         self._set_gradients(step, batches, micros, losses, self._forward_module(alone))
         if self.task.max_grad_norm is not None:
             self.scaler.unscale_(self.average.optimizer)
@@ -154,7 +133,7 @@ class Replica:
 
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
-        self.module.train()
+        self.train_mode()
         with torch.no_grad():
             return self._loss(step, micro, batch, self.module)
 
@@ -193,7 +172,8 @@ class Replica:
         if isinstance(self.average, NoAverage):
             yield
             return
-        norms = running_norms(self.module)
+        trained = {id(layer) for layer, trains in self._modes if trains}
+        norms = [norm for norm in running_norms(self.module) if id(norm) in trained]
         kept = [buffer.clone() for norm in norms for buffer in norm.buffers()]
         try:
             with self.average.swapped_in():
@@ -251,13 +231,12 @@ class Replica:
         forward_module: nn.Module,
     ) -> None:
         """Set the (scaled) gradients of the global batch's mean loss, and note the losses."""
-        if not self.module.training:  # walking through the modules would take time in each step
-            self.module.train()
+        self.train_mode()
         self.clear_gradients()
         buffers_of_first: list[Tensor] = []
         for place, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             is_last = place == len(micros) - 1
-            with _gradient_sync(forward_module, is_last):
+            with gradient_sync(forward_module, is_last=is_last):
                 loss = self._loss(step, micro, batch, forward_module)
                 part = loss if len(micros) == 1 else loss / len(micros)
                 self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
@@ -283,12 +262,3 @@ def running_norms(module: nn.Module) -> list[_BatchNorm]:
         for layer in module.modules()
         if isinstance(layer, _BatchNorm) and layer.track_running_stats
     ]
-
-
-def _gradient_sync(
-    forward_module: nn.Module, is_last: bool
-) -> contextlib.AbstractContextManager[Any]:
-    """Average gradients over the workers in the last micro-batch of a step only."""
-    if isinstance(forward_module, DistributedDataParallel) and not is_last:
-        return forward_module.no_sync()
-    return contextlib.nullcontext()

@@ -1,0 +1,63 @@
+"""How workers average their gradients: by PyTorch's ``DistributedDataParallel``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ray_autolrs.training.collectives import Group
+
+
+def data_parallel(module: nn.Module, group: Group, device: torch.device) -> nn.Module:
+    """Return the module that a step calls: with several workers, one that averages gradients.
+
+    Buffers are not broadcast at each forward pass: in training mode no step reads a running
+    statistic. :func:`ray_autolrs.training.snapshot.share_buffers` makes them rank 0's where
+    they are read. A module that is wrapped already, as a user's own may be, stays as it is.
+    """
+    if group.size == 1 or wrapper_of(module) is not None:
+        return module
+    return DistributedDataParallel(
+        module,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:
+    """Return the module's wrapper that averages gradients, compiled or not; None without one."""
+    inner = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    return inner if isinstance(inner, DistributedDataParallel) else None
+
+
+def gradient_sync(
+    forward_module: nn.Module, *, is_last: bool
+) -> contextlib.AbstractContextManager[Any]:
+    """Average gradients over the workers in the last micro-batch of a step only."""
+    wrapper = wrapper_of(forward_module)
+    if wrapper is not None and not is_last:
+        return wrapper.no_sync()
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def forward_alone(module: nn.Module) -> Any:
+    """Let forward passes of a wrapped module, without a gradient, not wait for the others.
+
+    A wrapper that a user made broadcasts buffers at each pass, and workers may have unequal
+    numbers of validation batches.
+    """
+    wrapper = wrapper_of(module)
+    if wrapper is None:
+        yield
+        return
+    syncs, wrapper.require_forward_param_sync = wrapper.require_forward_param_sync, False
+    try:
+        yield
+    finally:
+        wrapper.require_forward_param_sync = syncs
