@@ -138,6 +138,7 @@ def find_lr(
             count = val_tape.read_samples(-(-resolved.probe_samples // group.size))
             held_out = count if val_tape is tape else 0
             validation = ReadyValidation(val_tape, count, group)
+            tape.require(held_out + accumulation, group)
         loop = LiveLoop(
             parts,
             ReadyBatches(tape, first=held_out, per_step=accumulation, group=group),

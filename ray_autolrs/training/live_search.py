@@ -109,9 +109,7 @@ class LiveSearch:
         facts, probe = self._plan.facts, self._first_probe()
         each = tape.size_bytes() / max(1, len(tape))
         batches = probe.steps * self._loop.batches.per_step
-        part = (
-            f", {self._planned_steps / facts.total_steps:.1%} of them" if facts.total_steps else ""
-        )
+        part = f" ({self._planned_steps / facts.total_steps:.1%})" if facts.total_steps else ""
         kept = each * batches + (val_tape.size_bytes() if val_tape is not tape else 0)
         logger.info(
             "find_lr for %s steps: about %d probe steps%s; each process keeps %d training batches "
