@@ -1,4 +1,4 @@
-"""How workers average their gradients: by PyTorch's ``DistributedDataParallel``."""
+"""torch's DistributedDataParallel around a replica's module: it averages the gradients."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_autolrs.training.collectives import Group
 
-
-def data_parallel(module: nn.Module, group: Group, device: torch.device) -> nn.Module:
-    """Return the module that a step calls: with several workers, one that averages gradients.
+def data_parallel(
+    module: nn.Module, device: torch.device, *, find_unused: bool = False
+) -> DistributedDataParallel:
+    """Return the module that workers call in a step which they take together.
 
     Buffers are not broadcast at each forward pass: in training mode no step reads a running
     statistic. :func:`ray_autolrs.training.snapshot.share_buffers` makes them rank 0's where
-    they are read. A module that is wrapped already, as a user's own may be, stays as it is.
+    they are read.
+
+    Args:
+        module: the worker's copy.
+        device: where it lives.
+        find_unused: look for parameters that the loss gives no gradient to. Without, DDP waits
+            for the gradient of each one that needs it.
     """
-    if group.size == 1 or wrapper_of(module) is not None:
-        return module
     return DistributedDataParallel(
         module,
         device_ids=[device.index] if device.type == "cuda" else None,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
+        find_unused_parameters=find_unused,
     )
 
 
@@ -35,11 +40,9 @@ def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:
     return inner if isinstance(inner, DistributedDataParallel) else None
 
 
-def gradient_sync(
-    forward_module: nn.Module, *, is_last: bool
-) -> contextlib.AbstractContextManager[Any]:
+def gradient_sync(module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[Any]:
     """Average gradients over the workers in the last micro-batch of a step only."""
-    wrapper = wrapper_of(forward_module)
+    wrapper = wrapper_of(module)
     if wrapper is not None and not is_last:
         return wrapper.no_sync()
     return contextlib.nullcontext()

@@ -27,12 +27,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ray_autolrs.task import TrainingTask
-from ray_autolrs.training.averaging.average import Averaging
+from ray_autolrs.training.averaging.average import CALIBRATION_BATCHES, Averaging
+from ray_autolrs.training.averaging.batch_norm import running_norms
+from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import Batches, StepBatches
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.evaluation import Evaluation, validation_batches
 from ray_autolrs.training.live_loop import LiveLoop
-from ray_autolrs.training.replica import Replica, running_norms
+from ray_autolrs.training.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,12 @@ class Engine:
         self.alone = Share(Solo(), range(self.batches.micro_batches))
         self.data_wait_s = 0.0
         self._micro_batch_size = micro_batch_size
-        self._calibration_batches = 0 if averaging is None else averaging.calibration_batches
+        # An optimizer may keep an average that no setting asks for.
+        self._calibration_batches = (
+            averaging.calibration_batches
+            if averaging is not None
+            else CALIBRATION_BATCHES * (not isinstance(self.replica.average, NoAverage))
+        )
         self._is_rehearsed = False
 
     def loss_table(self, steps: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.random_streams import Stream, seed_everything
@@ -31,8 +32,8 @@ class Parts:
 
     Raises:
         ValueError: the first parameter group's LR is not positive, so that the other groups have
-            no ratio to it; or the optimizer needs a closure, or has a parameter that the model
-            lacks.
+            no ratio to it; a parameter of the model is lazy; or the optimizer needs a closure, or
+            has a parameter that the model lacks.
     """
 
     module: nn.Module
@@ -47,6 +48,12 @@ class Parts:
                 f"the optimizer's first parameter group has lr={self.lrs[0]!r}; it must be "
                 "positive, because the other groups keep their ratio to it"
             )
+        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if is_lazy(tensor):
+                raise ValueError(
+                    f"the model's {name!r} has no shape yet: it is of a lazy module; run a batch "
+                    "through the model, in build_model where there is one"
+                )
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError(
                 "the optimizer is LBFGS, which evaluates the loss several times in a step; use one "

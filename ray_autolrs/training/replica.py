@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.training.averaging.average import Averaging, WeightAverage
+from ray_autolrs.training.averaging.average import (
+    Averaging,
+    WeightAverage,
+    averages_itself,
+    refuse_a_second_average,
+)
+from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
 from ray_autolrs.training.averaging.no_average import NoAverage
+from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.data_parallel import data_parallel, gradient_sync
+from ray_autolrs.training.data_parallel import data_parallel, gradient_sync, wrapper_of
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
+
+logger = logging.getLogger(__name__)
 
 AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,10 +41,12 @@ class Replica:
         group: the workers that average their gradients.
         device: where the model lives.
         seed: seeds the model's initial weights, and its random numbers in each step.
-        averaging: the average of the weights that is kept, resolved; None keeps none.
+        averaging: the average of the weights that is kept, resolved; None keeps none, except
+            for an optimizer that averages in its own steps.
 
     Raises:
-        ValueError: one of the task's settings is out of its range, or its parts are refused.
+        ValueError: one of the task's settings is out of its range, its parts are refused, or the
+            weights would be averaged twice.
     """
 
     def __init__(
@@ -60,10 +70,19 @@ class Replica:
         self._parameters = list(self.module.parameters())
         # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
-        self.average: WeightAverage = (
-            NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
-        )
-        self._group_module = data_parallel(self.module, group, device)
+        self.average = self._build_average(averaging)
+        self._group = group
+        # A user's own module may be wrapped already.
+        alone = group.size == 1 or wrapper_of(self.module) is not None
+        self._group_module = self.module if alone else data_parallel(self.module, device)
+        self._unused_are_known = alone
+
+    def _build_average(self, averaging: Averaging | None) -> WeightAverage:
+        if not averages_itself(self.optimizer):
+            return averaging.build(self.optimizer) if averaging else NoAverage(self.optimizer)
+        if averaging is not None:
+            refuse_a_second_average(self.optimizer)
+        return SelfAveraged(self.optimizer)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that model and loss run in: autocast, or none for ``"fp32"``."""
@@ -79,14 +98,10 @@ class Replica:
         for layer, trains in self._modes:
             layer.training = trains
 
-    def set_lr(self, lr: float, step: int) -> None:
-        """Give the first parameter group the LR of a step, and the others their ratio of it."""
+    def set_lr(self, lr: float) -> None:
+        """Give the first parameter group an LR, and the others their ratio of it."""
         lrs = group_lrs(lr, self.initial_lrs)
-        factors = self.average.lr_factors(step)
-        for param_group, group_lr, factor in zip(
-            self.optimizer.param_groups, lrs, factors, strict=True
-        ):
-            group_lr *= factor
+        for param_group, group_lr in zip(self.optimizer.param_groups, lrs, strict=True):
             if isinstance(param_group["lr"], Tensor):
                 param_group["lr"].fill_(group_lr)
             else:
@@ -115,7 +130,7 @@ class Replica:
             alone: compute the step without the group, from all micro-batches. It goes through
                 the bare module: DDP's forward pass may wait for the others.
         """
-        self.set_lr(lr, step)
+        self.set_lr(lr)
         if self._own_step is not None:
             self.train_mode()
             seed_everything(self.seed, Stream.MODEL, step, micros[0])
@@ -172,37 +187,14 @@ class Replica:
         if isinstance(self.average, NoAverage):
             yield
             return
-        trained = {id(layer) for layer, trains in self._modes if trains}
-        norms = [norm for norm in running_norms(self.module) if id(norm) in trained]
-        kept = [buffer.clone() for norm in norms for buffer in norm.buffers()]
-        try:
-            with self.average.swapped_in():
-                if norms:
-                    self._take_statistics(norms, batches)
-                yield
-        finally:
-            buffers = (buffer for norm in norms for buffer in norm.buffers())
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
+        frozen = [layer for layer, trains in self._modes if not trains]
+        with kept_statistics(self.module), self.average.swapped_in():
+            take_statistics(self.module, batches, self._calibration_pass, frozen=frozen)
+            yield
 
-    def _take_statistics(self, norms: Sequence[_BatchNorm], batches: Iterable[Any]) -> None:
-        """Set running statistics to the mean over batches; dropout and the like stay off."""
-        momenta = [norm.momentum for norm in norms]
-        self.module.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-            norm.train()
-            if isinstance(norm, nn.SyncBatchNorm):  # would wait for the others, who take none
-                vars(norm)["forward"] = partial(_BatchNorm.forward, norm)
-        try:
-            with torch.no_grad(), self.autocast():
-                for batch in batches:
-                    self.task.loss(self.module, to_device(batch, self.device))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-                vars(norm).pop("forward", None)
+    def _calibration_pass(self, batch: Any) -> None:
+        with self.autocast():
+            self.task.loss(self.module, to_device(batch, self.device))
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
         """Compute a step's gradients and drop them. It changes buffers and random states.
@@ -231,12 +223,14 @@ class Replica:
         forward_module: nn.Module,
     ) -> None:
         """Set the (scaled) gradients of the global batch's mean loss, and note the losses."""
+        if forward_module is not self.module and not self._unused_are_known:
+            forward_module = self._find_unused(step, micros[0], batches[0])
         self.train_mode()
         self.clear_gradients()
         buffers_of_first: list[Tensor] = []
         for place, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             is_last = place == len(micros) - 1
-            with gradient_sync(forward_module, is_last=is_last):
+            with gradient_sync(forward_module, is_last):
                 loss = self._loss(step, micro, batch, forward_module)
                 part = loss if len(micros) == 1 else loss / len(micros)
                 self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
@@ -249,16 +243,34 @@ class Replica:
         for buffer, kept in zip(self.module.buffers(), buffers_of_first, strict=False):
             buffer.copy_(kept)
 
+    def _find_unused(self, step: int, micro: int, batch: Any) -> nn.Module:
+        """Let DDP look for parameters without a gradient if there are some, and return it.
+
+        It waits for the gradient of each parameter that needs one; to look costs time in each
+        step. The module's buffers stay as they are.
+        """
+        self._unused_are_known = True
+        buffers = [buffer.clone() for buffer in self.module.buffers()]
+        self.train_mode()
+        self._loss(step, micro, batch, self.module).backward()  # type: ignore[no-untyped-call]
+        trained = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
+        lacking = torch.tensor([float(p.grad is None) for _, p in trained], device=self.device)
+        self.clear_gradients()
+        for buffer, kept in zip(self.module.buffers(), buffers, strict=False):
+            buffer.copy_(kept)
+        self._group.sum_(lacking)
+        names = [name for (name, _), lacks in zip(trained, lacking.tolist(), strict=True) if lacks]
+        if names:
+            logger.warning(
+                "%s.loss gives no gradient to %s; workers look for such parameters in each step, "
+                "which takes time: set requires_grad=False where they are never used",
+                type(self.task).__name__,
+                ", ".join(names),
+            )
+            self._group_module = data_parallel(self.module, self.device, find_unused=True)
+        return self._group_module
+
     def _loss(self, step: int, micro: int, batch: Any, forward_module: nn.Module) -> Tensor:
         seed_everything(self.seed, Stream.MODEL, step, micro)
         with self.autocast():
             return self.task.loss(forward_module, to_device(batch, self.device))
-
-
-def running_norms(module: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorm layers that keep running statistics."""
-    return [
-        layer
-        for layer in module.modules()
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats
-    ]

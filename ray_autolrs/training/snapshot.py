@@ -66,6 +66,7 @@ class Snapshot:
                 replica.optimizer, self._state.get("optimizer", {}).get("state", [])
             ),
             "average": {
+                "kind": type(replica.average).__name__,
                 "tensors": [
                     _copy_tensor(tensor, old)
                     for tensor, old in zip_longest(
@@ -235,10 +236,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
 
 
 def _restore_average(average: WeightAverage, saved: State) -> None:
-    if len(average.tensors) != len(saved["tensors"]):
+    kind = type(average).__name__
+    if (kind, len(average.tensors)) != (saved["kind"], len(saved["tensors"])):
         raise ValueError(
-            f"the snapshot is of another average of the weights: {len(average.tensors)} tensors, "
-            f"and {len(saved['tensors'])} in the snapshot"
+            f"the snapshot is of another average of the weights: {kind} of {len(average.tensors)} "
+            f"tensors, and {saved['kind']} of {len(saved['tensors'])} in the snapshot"
         )
     for tensor, value in zip(average.tensors, saved["tensors"], strict=True):
         tensor.copy_(value)
