@@ -101,7 +101,19 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
 
 def run_records(lanes: int, probes: int, steps: int, wait_s: float) -> list[dict[str, Any]]:
     """Return the log of a run whose stages are searched with this many probes at a time."""
-    config = AutoLRSConfig.paper(
+    with tempfile.TemporaryDirectory() as storage:
+        AutoLRSTrainer(
+            Waiting(wait_s),
+            settings(lanes, probes, steps),
+            scaling_config=ScalingConfig(num_workers=1),
+            run_config=RunConfig(name="run", storage_path=storage),
+        ).fit()
+        return EventLog(RunFolder(storage, "run")).records
+
+
+def settings(lanes: int, probes: int, steps: int) -> AutoLRSConfig:
+    """Return stages that are as long as their probes; one lane is the worker."""
+    return AutoLRSConfig.paper(
         STAGES * steps,
         (1e-3, 1.0),
         search=GaussianProcess(probes=probes, probe_fraction=1.0, validation_evals=8),
@@ -109,14 +121,6 @@ def run_records(lanes: int, probes: int, steps: int, wait_s: float) -> list[dict
         validation=Validation(probe_samples=8, keep_best=False),
         lanes=Lanes(kind="actors", actors=lanes - 1) if lanes > 1 else Lanes(kind="workers"),
     )
-    with tempfile.TemporaryDirectory() as storage:
-        AutoLRSTrainer(
-            Waiting(wait_s),
-            config,
-            scaling_config=ScalingConfig(num_workers=1),
-            run_config=RunConfig(name="run", storage_path=storage),
-        ).fit()
-        return EventLog(RunFolder(storage, "run")).records
 
 
 def search_seconds(records: Sequence[dict[str, Any]]) -> list[float]:

@@ -70,7 +70,8 @@ def preferences(task: str, steps: int, warmup: float, seed: int) -> list[float]:
     result: list[float] = []
     for placement in range(PLACEMENTS):
         grid = np.arange(logs[0] + placement / PLACEMENTS * spacing, logs[-1], spacing)
-        lr = weighted_mean_lr(np.exp(grid), np.interp(grid, logs, losses), initial_loss)
+        told = np.interp(grid, logs, losses)
+        lr = weighted_mean_lr(np.exp(grid).tolist(), told.tolist(), initial_loss)
         result.append(math.log2(lr / BEST[task]))
     return result
 

@@ -41,12 +41,12 @@ def median_ms(action: Callable[[], object], repetitions: int, warm_up: int = 6) 
 
 def object_store_mb() -> float:
     """Bytes of all objects on this node; Ray has no public call for it."""
-    (node,) = ray.nodes()
-    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"])
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    address, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+    stats = node_stats(address, port)  # type: ignore[no-untyped-call]
     return float(stats.store_stats.object_store_bytes_used) / 1e6
 
 
-@ray.remote(num_cpus=0)
 class Reader:
     """A lane: restores into tensors of its own, and tells its private memory before and after."""
 
@@ -109,7 +109,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     reference = ray.put(pack(state))
     yield row("get and restore", median_ms(lambda: restore(reference), repetitions))
     assert all(torch.equal(one, two) for one, two in zip(state, targets, strict=True))
-    readers = [Reader.remote() for _ in range(arguments.lanes)]
+    actor: Any = ray.remote(num_cpus=0)(Reader)
+    readers = [actor.remote() for _ in range(arguments.lanes)]
     shapes = [tensor.numel() for tensor in state]
     private_mb = ray.get([reader.read.remote([reference], shapes) for reader in readers])
     shared_mb = object_store_mb() - before_mb

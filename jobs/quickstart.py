@@ -16,7 +16,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from ray_autolrs import AutoLRSConfig, AutoLRSResult, AutoLRSTrainer, TrainingTask
+from ray_autolrs import (
+    AutoLRSConfig,
+    AutoLRSResult,
+    AutoLRSTrainer,
+    Stages,
+    TrainingTask,
+    Warmup,
+)
 from ray_autolrs.report.stage_table import stage_table
 
 PARTS = {"train": slice(0, 1200), "validation": slice(1200, 1500), "test": slice(1500, 1797)}
@@ -122,17 +129,15 @@ def main() -> None:
 
     steps, seed = arguments.total_steps, arguments.seed
     if arguments.method == "default":
-        config = AutoLRSConfig(total_steps=steps, lr_min=1e-3, lr_max=1.0, seed=seed)
+        config = AutoLRSConfig(total_steps=steps, lr=(1e-3, 1.0), seed=seed)
     else:
         config = AutoLRSConfig.paper(
             total_steps=steps,
-            lr_min=1e-3,
             # The paper's forecast takes a loss that jumps and falls back for a fast descent: with
             # LRs up to 1.0 it ruined two runs of two (bench/NOTES.md).
-            lr_max=0.1,
-            warmup_steps=50,
-            first_stage_steps=100,
-            max_stage_steps=400,
+            lr=(1e-3, 0.1),
+            warmup=Warmup(steps=50, lr=0.01),
+            stages=Stages(first_steps=100, longest_steps=400),
             seed=seed,
         )
     result = AutoLRSTrainer(

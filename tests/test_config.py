@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,19 @@ from ray_autolrs.algorithm.schedules.shapes import Flat, WarmupCosine, WarmupSta
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
 
 
-def default(**values):
-    return AutoLRSConfig(**({"total_steps": 1000, "lr": (1e-3, 1.0)} | values))
+def default(**values: Any) -> AutoLRSConfig:
+    given: dict[str, Any] = {"total_steps": 1000, "lr": (1e-3, 1.0)}
+    return AutoLRSConfig(**(given | values))
 
 
-def paper(**values):
-    return AutoLRSConfig.paper(**({"total_steps": 1000, "lr": (1e-3, 1.0)} | values))
+def wrong(value: Any) -> Any:
+    """A value of another type than the field's, which mypy must not see."""
+    return value
+
+
+def paper(**values: Any) -> AutoLRSConfig:
+    given: dict[str, Any] = {"total_steps": 1000, "lr": (1e-3, 1.0)}
+    return AutoLRSConfig.paper(**(given | values))
 
 
 @pytest.mark.parametrize(
@@ -133,10 +141,16 @@ def test_parts_must_agree(build, message):
         (lambda: Stages(growth=0), r"Stages.growth=0 must be an integer of at least 1"),
         (lambda: Warmup(steps=-1), r"Warmup.steps=-1 must be None or an integer of at least 0"),
         (lambda: Warmup(power=0.0), r"Warmup.power=0.0 must be None or a positive, finite number"),
-        (lambda: Warmup(lr="0.1"), r"Warmup.lr='0.1' must be None or a positive, finite number"),
+        (
+            lambda: Warmup(lr=wrong("0.1")),
+            r"Warmup.lr='0.1' must be None or a positive, finite number",
+        ),
         (lambda: WSD(decay_fraction=1.0), r"WSD.decay_fraction=1.0 must be a number in \(0, 1\)"),
         (lambda: Bracket(probe_steps=7), r"Bracket.probe_steps=7 must be None or an integer of at"),
-        (lambda: Bracket(research=True), r"Bracket.research=True must be None or a Research"),
+        (
+            lambda: Bracket(research=wrong(True)),
+            r"Bracket.research=True must be None or a Research",
+        ),
         (lambda: Research(factor=1.0), r"Research.factor=1.0 must be a number of at least 1.5"),
         (lambda: Research(hysteresis=-1), r"Research.hysteresis=-1 must lie in \[0, 1\)"),
         (lambda: GaussianProcess(probes=0), r"GaussianProcess.probes=0 must be an integer of at"),
@@ -153,7 +167,7 @@ def test_parts_must_agree(build, message):
             r"GaussianProcess.grid_points=9 must be an integer of at least 10",
         ),
         (
-            lambda: GaussianProcess(choose_by="mean"),
+            lambda: GaussianProcess(choose_by=wrong("mean")),
             r"GaussianProcess.choose_by='mean' must be one of \('best_observed', 'posterior_mean'",
         ),
         (
@@ -161,7 +175,7 @@ def test_parts_must_agree(build, message):
             r"GaussianProcess.validation_evals=7 must be an integer of at least 8",
         ),
         (
-            lambda: GaussianProcess(forecaster="exponential"),
+            lambda: GaussianProcess(forecaster=wrong("exponential")),
             r"GaussianProcess.forecaster='exponential' must be a Forecaster",
         ),
         (
@@ -189,7 +203,7 @@ def test_parts_must_agree(build, message):
             lambda: Validation(every_steps=0),
             r"Validation.every_steps=0 must be None or an integer of at least 1",
         ),
-        (lambda: Validation(keep_best=1), r"Validation.keep_best=1 must be True or False"),
+        (lambda: Validation(keep_best=wrong(1)), r"Validation.keep_best=1 must be True or False"),
         (
             lambda: Validation(probe_samples=0),
             r"Validation.probe_samples=0 must be None or an integer of at least 1",
@@ -224,7 +238,7 @@ def test_paper_is_the_paper():
 
 def test_paper_takes_other_parts():
     config = paper(search=GaussianProcess(probes=4), seed=3)
-    assert (config.search.probes, config.seed, config.averaging) == (4, 3, None)
+    assert (config.search, config.seed, config.averaging) == (GaussianProcess(probes=4), 3, None)
     with pytest.raises(TypeError, match="probes_per_stage"):
         paper(probes_per_stage=4)
 
@@ -300,8 +314,9 @@ def test_what_may_be_none_of_a_resolved_config():
     ("batch", "momentum"), [(1, 0.8), (32, 0.8), (128, 0.9), (512, 0.95), (4096, 0.95)]
 )
 def test_momentum_follows_the_batch(batch, momentum):
-    resolved = default().resolve(global_batch_size=batch)
-    assert resolved.averaging.momentum == pytest.approx(momentum)
+    averaging = default().resolve(global_batch_size=batch).averaging
+    assert isinstance(averaging, ScheduleFreeAverage)
+    assert averaging.momentum == pytest.approx(momentum)
 
 
 def test_an_interval_must_be_known_to_resolve():
@@ -342,6 +357,7 @@ def test_the_plan_holds_the_runs_shape(given, first_step, shape):
 def test_a_warm_up_with_an_lr_is_a_segment_of_its_own():
     given = paper(warmup=Warmup(steps=4, lr=0.2), stages=Stages(first_steps=100, longest_steps=400))
     warmup = given.resolve(global_batch_size=8).plan().warmup
+    assert warmup is not None
     assert [warmup.lr_at(step) for step in range(4)] == [0.05, 0.1, 0.15000000000000002, 0.2]
     assert default().resolve(global_batch_size=8).plan().warmup is None
 
@@ -442,7 +458,7 @@ def test_parts_of_ones_own_are_stored_compared_and_continued_like_ours():
         "guesses": [0.1],
     }
     stored["settings"]["search"]["peak_lr"] = 0.3  # what another version derived
-    assert given.continued(stored, global_batch_size=8).search.peak_lr == 0.3
+    assert given.continued(stored, global_batch_size=8).search == OneLR(peak_lr=0.3)
     with pytest.raises(ValueError, match=r"search.guesses=\[0.1\], not \[0.2\]"):
         default(search=OneLR(guesses=(0.2,))).continued(stored, global_batch_size=8)
 

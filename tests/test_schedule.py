@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.schedule import LRSchedule
 
-WARMUP = LinearWarmup(first_step=0, steps=4)
+WARMUP = WarmupStableDecay(first_step=0, steps=None, warmup_steps=4, decay_steps=0)
 SCHEDULE = LRSchedule((Segment(0, 3, 0.8, WARMUP), Segment(4, 6, 0.3), Segment(7, 9, 0.05)))
 LRS = [0.2, 0.4, 0.6000000000000001, 0.8, 0.3, 0.3, 0.3, 0.05, 0.05, 0.05]
 
@@ -173,16 +176,23 @@ def test_save_and_load(tmp_path):
     assert LRSchedule.load(path) == SCHEDULE
     assert [file.name for file in tmp_path.iterdir()] == ["schedule.json"]
     assert json.loads(path.read_text()) == {
-        "format": "ray_autolrs.schedule/1",
+        "format": "ray_autolrs.schedule/2",
         "segments": [
             {
                 "first_step": 0,
                 "last_step": 3,
-                "multiplier": 0.8,
-                "shape": {"name": "linear_warmup", "first_step": 0, "steps": 4},
+                "peak_lr": 0.8,
+                "shape": {
+                    "name": "warmup_stable_decay",
+                    "first_step": 0,
+                    "steps": None,
+                    "warmup_steps": 4,
+                    "decay_steps": 0,
+                    "warmup_power": 1.0,
+                },
             },
-            {"first_step": 4, "last_step": 6, "multiplier": 0.3, "shape": {"name": "constant"}},
-            {"first_step": 7, "last_step": 9, "multiplier": 0.05, "shape": {"name": "constant"}},
+            {"first_step": 4, "last_step": 6, "peak_lr": 0.3, "shape": {"name": "flat"}},
+            {"first_step": 7, "last_step": 9, "peak_lr": 0.05, "shape": {"name": "flat"}},
         ],
     }
 
@@ -207,11 +217,11 @@ def _fail(*_):
     raise OSError("disk is gone")
 
 
-SEGMENT = {"first_step": 0, "last_step": 9, "multiplier": 0.1, "shape": {"name": "constant"}}
+SEGMENT = {"first_step": 0, "last_step": 9, "peak_lr": 0.1, "shape": {"name": "flat"}}
 
 
 def _file(*segments):
-    return json.dumps({"format": "ray_autolrs.schedule/1", "segments": segments}).encode()
+    return json.dumps({"format": "ray_autolrs.schedule/2", "segments": segments}).encode()
 
 
 @pytest.mark.parametrize(
@@ -220,30 +230,31 @@ def _file(*segments):
         (b"", "Expecting value"),
         (b"{", "Expecting property name"),
         (b"\xff\xfe\xff", "codec can't decode"),
-        (b"[]", r"expected an object with format='ray_autolrs.schedule/1', found 'list'"),
-        (b"{}", "expected an object with format='ray_autolrs.schedule/1', found None"),
-        (b'{"format": "ray_autolrs.schedule/1"}', "segments=None must be a list"),
+        (b"[]", r"expected an object with format='ray_autolrs.schedule/2', found 'list'"),
+        (b"{}", "expected an object with format='ray_autolrs.schedule/2', found None"),
+        (b'{"format": "ray_autolrs.schedule/1"}', "found 'ray_autolrs.schedule/1'"),
+        (b'{"format": "ray_autolrs.schedule/2"}', "segments=None must be a list"),
         (_file(), "must hold at least one segment"),
         (_file(1), "1 is not a segment"),
         (_file({"first_step": 0}), "is not a segment: it needs first_step"),
         (_file(SEGMENT | {"colour": "red"}), "is not a segment"),
         (_file(SEGMENT | {"shape": {"name": "zigzag"}}), "shape 'zigzag' is unknown"),
-        (_file(SEGMENT | {"shape": {"name": "linear_warmup"}}), "is not a segment"),
+        (_file(SEGMENT | {"shape": {"name": "warmup_cosine"}}), "is not a segment"),
         (
-            _file(SEGMENT | {"shape": {"name": "linear_warmup", "first_step": 0, "steps": 0}}),
-            r"segments\[0\].shape=.* gives no LR at step 0",
+            _file(SEGMENT | {"shape": {"name": "warmup_cosine", "first_step": 0, "steps": 0}}),
+            r"WarmupCosine\.steps=0 must be an integer of at least 1",
         ),
         (
-            _file(SEGMENT | {"shape": {"name": "linear_warmup", "first_step": "0", "steps": 1}}),
-            r"segments\[0\].shape=.* gives no LR at step 0",
+            _file(SEGMENT | {"shape": {"name": "warmup_cosine", "first_step": "0", "steps": 1}}),
+            r"WarmupCosine\.first_step='0' must be an integer",
         ),
         (_file(SEGMENT | {"first_step": "0"}), r"segments\[0\].first_step='0' must be an integer"),
         (_file(SEGMENT | {"last_step": 9.0}), r"segments\[0\].last_step=9.0 must be an integer"),
         (_file(SEGMENT | {"first_step": 1}), r"segments\[0\].first_step=1 must be 0: .* a gap"),
         (_file(SEGMENT | {"last_step": -1}), r"last_step=-1 must not be smaller than first_step=0"),
-        (_file(SEGMENT | {"multiplier": 0}), "multiplier=0 must be positive and finite"),
-        (_file(SEGMENT | {"multiplier": float("nan")}), "multiplier=nan must be positive"),
-        (_file(SEGMENT | {"multiplier": "0.1"}), "multiplier='0.1' must be positive"),
+        (_file(SEGMENT | {"peak_lr": 0}), "peak_lr=0 must be positive and finite"),
+        (_file(SEGMENT | {"peak_lr": float("nan")}), "peak_lr=nan must be positive"),
+        (_file(SEGMENT | {"peak_lr": "0.1"}), "peak_lr='0.1' must be positive"),
     ],
 )
 def test_load_refuses_a_malformed_file(content, message, tmp_path):
@@ -261,6 +272,30 @@ def test_gaps_and_overlaps_are_refused(second, fault):
     message = rf"segments\[1\].first_step={second.first_step} must be 10: .* {fault}"
     with pytest.raises(ValueError, match=message):
         LRSchedule((Segment(0, 9, 0.1), second))
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A shape of one's own that gives what no LR can be made of."""
+
+    value: float | None
+    name = "odd"
+
+    def factor(self, step):
+        return 1 / 0 if self.value is None else self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "gives no LR at step 0: division by zero"),
+        (math.nan, "gives LR nan at step 0; it must be finite and not negative"),
+        (-1.0, r"gives LR -0\.1 at step 0"),
+    ],
+)
+def test_shapes_that_give_no_lr_are_refused(value, message):
+    with pytest.raises(ValueError, match=rf"segments\[0\]\.shape=.* {message}"):
+        LRSchedule((Segment(0, 9, 0.1, Odd(value)),))
 
 
 def test_load_of_a_missing_file(tmp_path):

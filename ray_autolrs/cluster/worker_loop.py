@@ -48,7 +48,7 @@ def worker_loop(
         worker.check_first_loss()
     lane = possible_lane(lane, config.lanes, worker.replica.module)
     event: Event | None = Ready(worker.snapshot.step)
-    progress = _heartbeats(search) if group.rank == 0 else _silence
+    progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
     while True:
         command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)
         # Saved after the exchange: a checkpoint that the log knows nothing of could not be used.
@@ -77,7 +77,3 @@ def _heartbeats(search: SearchLine) -> Progress:
             search.heartbeat(steps_done, loss)
 
     return heartbeat
-
-
-def _silence(steps_done: int, loss: float) -> None:
-    return

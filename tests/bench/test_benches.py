@@ -121,13 +121,12 @@ def test_a_search_lasts_from_a_stages_end_to_the_next_choice():
     assert parallel_probes.search_seconds(records) == [2.0**4 - 2.0**2, 2.0**6 - 2.0**5]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_two_lanes_search_stages_of_ten_probes(run: Run):
-    (row,) = run(parallel_probes, ["--lanes", "2", "--steps", "8", "--step-wait-s", "0.001"])
-    assert (row["lanes"], row["probes"]) == (2, 10)
-    assert row["search, s"] > row["one probe, s"] > 8 * 0.001
-    assert not ray.is_initialized()
+def test_one_of_the_lanes_is_the_worker():
+    config = parallel_probes.settings(lanes=5, probes=10, steps=100)
+    resolved = config.resolve(global_batch_size=parallel_probes.Waiting.global_batch_size)
+    assert resolved.lanes.actors == 4
+    assert resolved.search.most_parallel_probes == 10
+    assert parallel_probes.settings(lanes=1, probes=10, steps=100).lanes.kind == "workers"
 
 
 @pytest.mark.ray

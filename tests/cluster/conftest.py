@@ -9,7 +9,13 @@ def ray_cluster(tmp_path_factory):
     """A local Ray of six CPUs, in name; gives its folder."""
     # A short path: Ray's sockets lie in it, and their names are limited to 107 bytes.
     temporary = tmp_path_factory.mktemp("ray")
-    ray.init(address="local", num_cpus=6, _temp_dir=str(temporary), log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=6,
+        include_dashboard=False,  # ten processes, which take longer to start than a run
+        _temp_dir=str(temporary),
+        log_to_driver=False,
+    )
     yield temporary
     ray.shutdown()
 

@@ -23,8 +23,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, LRSchedule
-from ray_autolrs.algorithm.schedules.segments import LinearWarmup, Segment
+from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, LRSchedule, Stages, Warmup
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.integrations.transformers import TransformersTask
 from ray_autolrs.training.batches import StepBatches, epoch_order
 from ray_autolrs.training.collectives import Solo
@@ -170,7 +171,7 @@ def test_steps_are_those_of_trainer(tmp_path, model_init, data, overrides):
 
 def test_a_found_schedule_plugs_into_trainer(tmp_path):
     schedule = LRSchedule(
-        (Segment(0, 1, 4e-3, LinearWarmup(first_step=0, steps=2)), Segment(2, 99, 1e-3))
+        (Segment(0, 1, 4e-3, WarmupStableDecay(0, None, 2, 0)), Segment(2, 99, 1e-3))
     )
     args = arguments(tmp_path, gradient_accumulation_steps=2, logging_steps=1)
     model = classifier()
@@ -272,7 +273,10 @@ def test_a_whole_run_finds_a_schedule(tmp_path):
     task = TransformersTask(classifier, args, Sentences(), Sentences(30), None, accuracy)
     assert cloudpickle.loads(cloudpickle.dumps(task)).global_batch_size == 8
     config: AutoLRSConfig = short_config(
-        total_steps=90, max_stage_steps=80, stage_growth=1, lr_min=1e-4, lr_max=1e-2
+        total_steps=90,
+        stages=Stages(first_steps=80, longest_steps=80, growth=1),
+        lr=(1e-4, 1e-2),
+        warmup=Warmup(steps=10, lr=1e-3),
     )
     result = AutoLRSTrainer(
         task,

@@ -39,7 +39,7 @@ def test_quickstart_as_make_demo_runs_it(tmp_path, tmp_path_factory):
     assert [row.split()[0] for row in table] == ["stage", "warm-up", "1", "2", "3", "4", "sum"]
 
     run = tmp_path / "runs" / "quickstart"
-    assert json.loads((run / "config.json").read_text())["total_steps"] == 1150
+    assert json.loads((run / "config.json").read_text())["settings"]["total_steps"] == 1150
     kinds = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
     assert kinds.count("probe") == 40
     assert kinds[-1] == "finished"

@@ -9,22 +9,22 @@ from ray_autolrs.report.lines import describe
 from ray_autolrs.report.stage_table import stage_table
 
 
-def probe(stage, index, *, lr=0.1, diverged=False, steps=10):
+def probe(stage, index, *, lr=0.1, diverged=False, steps=10, objective="training"):
     return {
         "kind": "probe",
         "stage": stage,
         "index": index,
         "first_step": 100,
-        "lr": lr,
-        "objective": "training",
+        "peak_lr": lr,
+        "objective": objective,
         "forecast": None if diverged else 0.5,
         "forecast_std": None if diverged else 0.01,
         "diverged": diverged,
         "steps": steps,
         "forward_steps": 0.5,
         "wall_s": 1.0,
-        "first_loss": 2.0,
-        "losses": [2.0, None] if diverged else [2.0, 1.25],
+        "training_losses": [2.0, None] if diverged else [2.0, 1.25],
+        "validation_losses": [0.75] if objective == "validation" else [],
     }
 
 
@@ -32,7 +32,7 @@ def apply(stage, *, steps=100, diverged=False, lr=0.1, reused_steps=0):
     return {
         "kind": "apply",
         "stage": stage,
-        "segment": {"first_step": 100, "last_step": 99 + steps, "multiplier": lr},
+        "segment": {"first_step": 100, "last_step": 99 + steps, "peak_lr": lr},
         "diverged": diverged,
         "steps": steps,
         "reused_steps": reused_steps,
@@ -40,20 +40,19 @@ def apply(stage, *, steps=100, diverged=False, lr=0.1, reused_steps=0):
         "evaluations": []
         if diverged
         else [[100 + steps, "loss", 0.75], [100 + steps, "top1", 0.5]],
-        "losses": [2.0] * (steps - 10) + [1.0] * 10,
+        "training_losses": [2.0] * (steps - 10) + [1.0] * 10,
     }
 
 
-def choice(stage, objective="training", lr=0.1):
+def choice(stage, lr=0.1):
     return {
         "kind": "choice",
         "stage": stage,
-        "lr": lr,
+        "peak_lr": lr,
         "index": 0,
         "forecast": 0.5,
         "forecast_std": 0.01,
         "reason": "lowest forecast",
-        "objective": objective,
         "first_step": 100,
         "steps": 100,
     }
@@ -68,8 +67,8 @@ LOG = [
     apply(1, diverged=True, steps=30),
     choice(1),
     apply(1),
-    probe(2, 0, lr=0.2),
-    choice(2, "validation", lr=0.2),
+    probe(2, 0, lr=0.2, objective="validation"),
+    choice(2, lr=0.2),
     apply(2, lr=0.2),
     {"kind": "ready", "step": 200},
     apply(2, lr=0.2),
@@ -139,7 +138,7 @@ def test_history_of_nothing_has_its_columns():
         (LOG[3], "stage 1 probe 2: lr 0.1 diverged after 3 steps"),
         (
             LOG[4],
-            "stage 1: apply lr 0.1 (lowest forecast, training loss 0.5) to steps 100-199",
+            "stage 1: apply lr 0.1 (lowest forecast, loss 0.5) to steps 100-199",
         ),
         (
             choice(1) | {"forecast": None, "reason": "not searched"},

@@ -146,9 +146,9 @@ class GaussianProcess(SearchStrategy):
         self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
     ) -> Choice | None:
         promised = [
-            (result.forecast.loss, result.peak_lr, result.index)
+            (loss, result.peak_lr, result.index)
             for result in told
-            if result.forecast is not None
+            if (loss := _promised(result)) is not None
         ]
         if not promised:
             return None
@@ -157,11 +157,14 @@ class GaussianProcess(SearchStrategy):
             return Choice(lr, index)
         lrs, _ = lr_grid(*context.facts.lr_interval, self.grid_points)
         mean, _ = self._posterior(context, told, rejected, ())
-        diverged = [result.peak_lr for result in told if result.forecast is None]
+        diverged = [result.peak_lr for result in told if _promised(result) is None]
         mean[self._places_on_grid(context, [*diverged, *rejected])] = np.inf
-        best = lrs[int(np.argmin(mean))]
-        tried = {result.peak_lr: result.index for result in told}
-        return Choice(best, tried.get(best))
+        best = int(np.argmin(mean))
+        places = self._places_on_grid(context, [result.peak_lr for result in told])
+        if best in places:
+            tried = told[places.index(best)]
+            return Choice(tried.peak_lr, tried.index)
+        return Choice(lrs[best])
 
     def _probe_steps(self, stage: Stage) -> int:
         return round(stage.steps * self.probe_fraction)
@@ -191,7 +194,7 @@ class GaussianProcess(SearchStrategy):
 
         low, high = map(math.log, context.facts.lr_interval)
         observed = [*(result.peak_lr for result in told), *rejected]
-        losses = [None if result.forecast is None else result.forecast.loss for result in told]
+        losses = [_promised(result) for result in told]
         _, places = lr_grid(*context.facts.lr_interval, self.grid_points)
         return gp_model.posterior(
             [(math.log(lr) - low) / (high - low) for lr in observed],
@@ -204,6 +207,12 @@ class GaussianProcess(SearchStrategy):
         low, high = map(math.log, context.facts.lr_interval)
         steps = self.grid_points - 1
         return [round((math.log(lr) - low) / (high - low) * steps) for lr in lrs]
+
+
+def _promised(result: Observation) -> float | None:
+    """Return the forecast loss; None where the probe diverged, or the loss is not finite."""
+    forecast = result.forecast
+    return forecast.loss if forecast is not None and math.isfinite(forecast.loss) else None
 
 
 @lru_cache(maxsize=4)

@@ -1,20 +1,14 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
 
-from ray_autolrs.algorithm.forecast.bounded_exponential import (
-    FORECASTERS,
-    BoundedExponentialForecaster,
-    TailMeanForecaster,
-    TailMedianForecaster,
-)
-from ray_autolrs.config_rules import MIN_SERIES_POINTS, ForecasterName
+from ray_autolrs.algorithm.forecast.bounded_exponential import BoundedExponential
+from ray_autolrs.algorithm.forecast.forecaster import MIN_SERIES_POINTS
 
-BOUNDED = BoundedExponentialForecaster()
+BOUNDED = BoundedExponential()
 
 
 def exponential(points, scale, decay, offset):
@@ -24,41 +18,6 @@ def exponential(points, scale, decay, offset):
 
 def noise(points, size, seed=0):
     return size * np.random.default_rng(seed).normal(size=points)
-
-
-@pytest.mark.parametrize(
-    ("losses", "tail", "mean", "median"),
-    [
-        ([9, 9, 9, 9, 1, 2, 3, 6], 0.5, 3.0, 2.5),
-        ([9, 9, 9, 9, 9, 1, 2, 6], 0.375, 3.0, 2.0),
-        ([9, 9, 9, 9, 9, 1, 2, 6], 0.01, 3.0, 2.0),
-        ([4, 0, 2, 2, 2, 2, 2, 10], 1.0, 3.0, 2.0),
-        ([9, 9, 9, 9, 9, 9, 9, 1, 2, 90], 0.3, 31.0, 2.0),
-    ],
-    ids=["half", "three of eight", "never fewer than three", "all", "a spike"],
-)
-def test_tail_forecasters_by_hand(losses, tail, mean, median):
-    assert TailMeanForecaster(tail).forecast(losses, 100).loss == pytest.approx(mean)
-    assert TailMedianForecaster(tail).forecast(losses, 100).loss == pytest.approx(median)
-
-
-def test_standard_errors_of_tails_by_hand():
-    losses = [9.0] * 4 + [1.0, 2.0, 3.0, 6.0]
-    # Deviations −2, −1, 0, 3 from the mean 3; from the median 2.5 they are 1.5, .5, .5, 3.5.
-    mean_error = math.sqrt(14 / 3) / 2
-    median_error = math.sqrt(math.pi / 2) * (1.0 / 0.6745) / 2
-    assert TailMeanForecaster(0.5).forecast(losses, 80).std == pytest.approx(mean_error)
-    assert TailMedianForecaster(0.5).forecast(losses, 80).std == pytest.approx(median_error)
-
-
-def test_spikes_move_the_mean_and_not_the_median():
-    losses = 2.0 + noise(100, 0.01)
-    losses[[75, 85, 95]] += 50.0
-    mean = TailMeanForecaster().forecast(losses, 1000)
-    median = TailMedianForecaster().forecast(losses, 1000)
-    assert mean.loss > 6.5
-    assert median.loss == pytest.approx(2.0, abs=0.01)
-    assert median.std < 0.01 < 1.0 < mean.std
 
 
 @pytest.mark.parametrize("points", [50, 100, 400])
@@ -104,40 +63,20 @@ def test_standard_deviation_covers_the_error_however_quiet_the_series(points, si
     assert 0.4 < math.sqrt(np.mean(np.square(errors))) < 1.7
 
 
-@pytest.mark.parametrize("forecaster", [TailMeanForecaster, TailMedianForecaster])
-@pytest.mark.parametrize("tail", [0.0, -0.3, 1.01, math.nan])
-def test_impossible_tail_is_refused(forecaster, tail):
-    with pytest.raises(ValueError, match=r"tail must be above 0 and at most 1, got"):
-        forecaster(tail)
-
-
 def test_horizon_within_the_series_is_allowed():
     forecast = BOUNDED.forecast(exponential(100, 2.0, 4.5, 1.0), 50)
     assert forecast.loss == pytest.approx(2.0 * math.exp(-4.5 / 2) + 1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("name", sorted(FORECASTERS))
-def test_falling_tail_is_not_trusted_and_level_tail_is(name):
-    """The bounded exponential forecasts the fall, and trusts that."""
+def test_a_fall_is_trusted_and_a_level_series_stays():
     falling = np.linspace(3.0, 2.0, 200) + noise(200, 0.01)
     level = 2.0 + noise(200, 0.01)
-    forecaster = FORECASTERS[name]()
-    assert forecaster.forecast(level, 2000).loss == pytest.approx(2.0, abs=0.02)
-    if name == "bounded_exponential":
-        assert forecaster.forecast(falling, 2000).trusted
-    else:
-        assert not forecaster.forecast(falling, 2000).trusted
-        assert forecaster.forecast(level, 2000).trusted
+    assert BOUNDED.forecast(falling, 2000).trusted
+    assert BOUNDED.forecast(level, 2000).loss == pytest.approx(2.0, abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["tail_mean", "tail_median"])
-def test_rising_tail_is_not_trusted(name):
-    assert not FORECASTERS[name]().forecast(np.linspace(2.0, 3.0, 50).tolist(), 500).trusted
-
-
-@pytest.mark.parametrize("name", sorted(FORECASTERS))
-def test_constant_series_stays_and_is_trusted(name):
-    forecast = FORECASTERS[name]().forecast([2.0] * 50, 500)
+def test_constant_series_stays_and_is_trusted():
+    forecast = BOUNDED.forecast([2.0] * 50, 500)
     assert forecast.loss == pytest.approx(2.0, abs=1e-9)
     assert forecast.std == pytest.approx(0.0, abs=1e-9)
     assert forecast.trusted
@@ -147,14 +86,12 @@ def test_noise_that_hides_the_change_is_not_trusted():
     assert not BOUNDED.forecast(noise(12, 1.0, seed=3), 1200).trusted
 
 
-@pytest.mark.parametrize("name", sorted(FORECASTERS))
-def test_standard_deviation_shrinks_with_length(name):
-    forecaster = FORECASTERS[name]()
+def test_standard_deviation_shrinks_with_length():
     series = [exponential(points, 1.0, 5.0, 2.0) for points in (50, 200, 800)]
     stds = [
         np.median(
             [
-                forecaster.forecast(clean + noise(len(clean), 0.1, seed), 10 * len(clean)).std
+                BOUNDED.forecast(clean + noise(len(clean), 0.1, seed), 10 * len(clean)).std
                 for seed in range(10)
             ]
         )
@@ -163,7 +100,6 @@ def test_standard_deviation_shrinks_with_length(name):
     assert stds[0] > 1.5 * stds[1] > 1.5**2 * stds[2] > 0
 
 
-@pytest.mark.parametrize("name", sorted(FORECASTERS))
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
@@ -173,11 +109,6 @@ def test_standard_deviation_shrinks_with_length(name):
         ([1.0] * 9 + [math.inf], "is not finite"),
     ],
 )
-def test_series_without_a_forecast_are_refused(name, losses, message):
+def test_series_without_a_forecast_are_refused(losses, message):
     with pytest.raises(ValueError, match=message):
-        FORECASTERS[name]().forecast(losses, 100)
-
-
-def test_names_are_those_of_the_settings():
-    assert {*FORECASTERS, "exponential"} == set(get_args(ForecasterName))
-    assert "exponential" not in FORECASTERS
+        BOUNDED.forecast(losses, 100)

@@ -7,11 +7,11 @@ import pytest
 from scipy import optimize
 from scipy.interpolate import UnivariateSpline
 
-from ray_autolrs.algorithm.forecast.exponential import ExponentialForecaster
-from ray_autolrs.config_rules import MIN_SERIES_POINTS
+from ray_autolrs.algorithm.forecast.exponential import Exponential
+from ray_autolrs.algorithm.forecast.forecaster import MIN_SERIES_POINTS
 
-TRAINING = ExponentialForecaster(10, 0.03, 0.5)
-VALIDATION = ExponentialForecaster(1, None, 0.5)
+TRAINING = Exponential()
+VALIDATION = Exponential(denoise_rounds=1, denoise_fraction=None)
 
 
 def published_forecast(losses, horizon, *, training):

@@ -12,7 +12,7 @@ from ray_autolrs.algorithm.forecast.noisy_quadratic import (
     FASTEST,
     FASTEST_WITHOUT_AVERAGING,
     SLOWEST,
-    Averaging,
+    Interpolation,
     NoisyQuadratic,
 )
 
@@ -23,7 +23,7 @@ def quadratic(averaging=None, steps=1000):
     return NoisyQuadratic(0.2, steps, averaging)
 
 
-@pytest.mark.parametrize("averaging", [None, Averaging(0.8, 1.0), Averaging(0.9, 0.0)])
+@pytest.mark.parametrize("averaging", [None, Interpolation(0.8, 1.0), Interpolation(0.9, 0.0)])
 def test_moments_are_those_of_many_noisy_runs(averaging):
     model, runs = quadratic(averaging), 20_000
     generator = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_moments_are_those_of_many_noisy_runs(averaging):
     assert end.zx == pytest.approx(((z - z.mean(0)) * (x - x.mean(0))).mean(axis=0), rel=0.06)
 
 
-@pytest.mark.parametrize("averaging", [None, Averaging(0.8, 1.0)])
+@pytest.mark.parametrize("averaging", [None, Interpolation(0.8, 1.0)])
 def test_a_walk_may_be_cut_anywhere(averaging):
     model = quadratic(averaging)
     rows, end = model.walk(LRS, model.start())
@@ -62,7 +62,7 @@ def test_a_walk_may_be_cut_anywhere(averaging):
 
 
 def test_training_losses_are_read_where_gradients_are_taken():
-    model = quadratic(Averaging(0.75, 1.0))
+    model = quadratic(Interpolation(0.75, 1.0))
     _, now = model.walk(LRS, model.start())
     rows, _ = model.walk(np.array([0.1]), now)
     assert rows[0, :CURVATURES] == pytest.approx((0.25 * now.z + 0.75 * now.x) ** 2)
@@ -71,7 +71,8 @@ def test_training_losses_are_read_where_gradients_are_taken():
 
 
 @pytest.mark.parametrize(
-    ("averaging", "fastest"), [(None, FASTEST_WITHOUT_AVERAGING), (Averaging(0.9, 1.0), FASTEST)]
+    ("averaging", "fastest"),
+    [(None, FASTEST_WITHOUT_AVERAGING), (Interpolation(0.9, 1.0), FASTEST)],
 )
 @pytest.mark.parametrize("steps", [1, 100, 100_000])
 def test_curvatures_reach_from_the_slowest_that_matters_to_the_fastest_that_is_stable(
@@ -82,7 +83,7 @@ def test_curvatures_reach_from_the_slowest_that_matters_to_the_fastest_that_is_s
     assert h[-1] == pytest.approx(fastest)
 
 
-@pytest.mark.parametrize("averaging", [None, Averaging(0.8, 1.0)])
+@pytest.mark.parametrize("averaging", [None, Interpolation(0.8, 1.0)])
 def test_an_lr_of_zero_moves_nothing(averaging):
     model = quadratic(averaging)
     _, now = model.walk(LRS, model.start())

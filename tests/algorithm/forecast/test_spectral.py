@@ -56,6 +56,11 @@ def experiment(seed, noise):
     return weights, curves
 
 
+@functools.cache
+def fitted(seed=0, noise=0.13):
+    return fit_spectral(experiment(seed, noise)[1], total_steps=STEPS)
+
+
 def constant(lr):
     return [lr] * LEFT
 
@@ -72,6 +77,11 @@ def ranks(values):
     return list(np.argsort(values))
 
 
+def gain(model, lrs, instead_of):
+    (forecast,) = model.gains([lrs], instead_of=instead_of)
+    return forecast
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("noise", [0.1, 0.13])
 def test_best_remaining_lr_is_found_where_probes_only_favour_the_lowest(seed, noise):
@@ -82,49 +92,49 @@ def test_best_remaining_lr_is_found_where_probes_only_favour_the_lowest(seed, no
     assert ranks(truth) == [1, 0, 2]
     # A short probe shows a low LR's little noise, not how slowly it falls.
     assert ranks(tail_means(curves)) == [0, 1, 2]
-    model = fit_spectral(curves, total_steps=STEPS)
-    told = [model.predict(lrs).loss for lrs in candidates]
-    assert np.argmin(told) == 1
-    if noise == 0.13:  # at 0.1 the other two differ by .002
-        assert ranks(told) == [1, 0, 2]
+    low, high = fitted(seed, noise).gains([candidates[0], candidates[2]], instead_of=candidates[1])
+    assert low.loss < 0
+    assert high.loss < 0
+    if noise == 0.13:  # at 0.1 the two differ by .002
+        assert low.loss > high.loss
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_higher_start_of_a_decay_is_found(seed):
     """Before a decay to zero a high LR's noise does not count: the probes rank in reverse."""
-    noise = 0.13
-    weights, curves = experiment(seed, noise)
+    weights, curves = experiment(seed, 0.13)
     candidates = [decay(lr) for lr in PROBE_LRS]
-    model = fit_spectral(curves, total_steps=STEPS)
-    assert ranks([expected_loss(weights, lrs, noise) for lrs in candidates]) == [2, 1, 0]
-    assert ranks([model.predict(lrs).loss for lrs in candidates]) == [2, 1, 0]
+    assert ranks([expected_loss(weights, lrs, 0.13) for lrs in candidates]) == [2, 1, 0]
+    middle, high = fitted(seed).gains(candidates[1:], instead_of=candidates[0])
+    assert 0 < middle.loss < high.loss
     assert ranks(tail_means(curves)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_decay_ends_lower_than_a_constant_lr(seed):
-    _, curves = experiment(seed, 0.13)
-    model = fit_spectral(curves, total_steps=STEPS)
-    assert model.predict(decay(2 * LR)).loss < model.predict(constant(2 * LR)).loss
+    assert gain(fitted(seed), decay(2 * LR), constant(2 * LR)).loss > 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_forecasts_are_near_the_truth_and_their_errors_cover_it(seed):
-    noise = 0.13
-    weights, curves = experiment(seed, noise)
-    model = fit_spectral(curves, total_steps=STEPS)
-    for lrs in (constant(LR / 2), constant(LR), decay(LR), decay(2 * LR)):
-        truth = expected_loss(weights, lrs, noise)
-        forecast = model.predict(lrs)
+def test_gains_are_near_the_truth_and_their_errors_cover_it(seed):
+    weights, _ = experiment(seed, 0.13)
+    now = expected_loss(weights, constant(LR), 0.13)
+    for lrs in (constant(LR / 2), constant(2 * LR), decay(LR), decay(2 * LR)):
+        truth = now - expected_loss(weights, lrs, 0.13)
+        forecast = gain(fitted(seed), lrs, constant(LR))
         assert forecast.loss == pytest.approx(truth, abs=0.02)
-        assert abs(forecast.loss - truth) < 3 * forecast.std
+        assert abs(forecast.loss - truth) < 5 * forecast.std
+    same = gain(fitted(seed), constant(LR), constant(LR))
+    assert (same.loss, same.std) == (0.0, 0.0)
 
 
 def test_history_without_probes_and_probes_without_history_fit():
     _, curves = experiment(0, 0.13)
-    assert fit_spectral(curves[:1], total_steps=STEPS).predict(constant(LR)).loss < 0.56
+    alone = fit_spectral(curves[:1], total_steps=STEPS)
+    assert gain(alone, constant(LR), [0.0]).loss == pytest.approx(0.0264, abs=0.01)  # the truth
     start = [dataclasses.replace(curve, first_step=0) for curve in curves[1:]]
-    assert math.isfinite(fit_spectral(start, total_steps=STEPS).predict(constant(LR)).loss)
+    probes = fit_spectral(start, total_steps=STEPS)
+    assert math.isfinite(gain(probes, decay(LR), constant(LR)).loss)
 
 
 def test_probes_of_different_lengths_and_places_fit():
@@ -132,29 +142,30 @@ def test_probes_of_different_lengths_and_places_fit():
     short = LossCurve(curves[1].lrs[:25], curves[1].losses[:25], APPLIED, True)
     first = LossCurve(curves[0].lrs[100:160], curves[0].losses[100:160], 100, True)
     model = fit_spectral([curves[0], short, *curves[2:], first], total_steps=STEPS)
-    expected = fit_spectral(curves, total_steps=STEPS).predict(constant(LR)).loss
-    assert model.predict(constant(LR)).loss == pytest.approx(expected, abs=0.02)
+    expected = gain(fitted(), decay(LR), constant(LR)).loss
+    assert gain(model, decay(LR), constant(LR)).loss == pytest.approx(expected, abs=0.02)
 
 
 def test_same_input_gives_same_model_in_any_order_and_from_pieces():
     _, curves = experiment(0, 0.13)
-    expected = fit_spectral(curves, total_steps=STEPS).predict(decay(LR))
-    assert fit_spectral(curves, total_steps=STEPS).predict(decay(LR)) == expected
+    expected = gain(fitted(), decay(LR), constant(LR))
+    again = fit_spectral(curves, total_steps=STEPS)
+    assert gain(again, decay(LR), constant(LR)) == expected
     history = curves[0]
     pieces = [
         LossCurve(history.lrs[200:], history.losses[200:], 200),
         LossCurve(history.lrs[:200], history.losses[:200], 0),
     ]
-    shuffled = fit_spectral([*curves[:0:-1], *pieces], total_steps=STEPS).predict(decay(LR))
-    assert shuffled.loss == pytest.approx(expected.loss, abs=1e-6)
+    shuffled = fit_spectral([*curves[:0:-1], *pieces], total_steps=STEPS)
+    found = gain(shuffled, decay(LR), constant(LR))
+    assert found.loss == pytest.approx(expected.loss, abs=1e-6)
 
 
 def test_ten_times_what_was_seen_is_the_run_where_its_end_is_not_known():
     _, curves = experiment(0, 0.13)
-    expected = fit_spectral(curves, total_steps=10 * (APPLIED + PROBE)).predict(decay(LR))
-    assert fit_spectral(curves).predict(decay(LR)) == expected
-    still = fit_spectral([LossCurve((0.0,) * 30, (2.0,) * 30, 0)])
-    assert still.predict([0.0]).loss == pytest.approx(2.0, rel=1e-3)
+    known = fit_spectral(curves, total_steps=10 * (APPLIED + PROBE))
+    unknown = fit_spectral(curves)
+    assert gain(unknown, decay(LR), constant(LR)) == gain(known, decay(LR), constant(LR))
 
 
 @pytest.mark.parametrize("factor", [10.0, 1e-3])
@@ -164,8 +175,8 @@ def test_unit_of_the_losses_does_not_matter(factor):
         dataclasses.replace(curve, losses=tuple(factor * loss for loss in curve.losses))
         for curve in curves
     ]
-    forecast = fit_spectral(scaled, total_steps=STEPS).predict(constant(LR))
-    expected = fit_spectral(curves, total_steps=STEPS).predict(constant(LR))
+    forecast = gain(fit_spectral(scaled, total_steps=STEPS), decay(LR), constant(LR))
+    expected = gain(fitted(), decay(LR), constant(LR))
     assert forecast.loss == pytest.approx(factor * expected.loss, rel=1e-4)
     assert forecast.std == pytest.approx(factor * expected.std, rel=1e-2)
 
@@ -176,33 +187,24 @@ def test_negative_losses_are_forecast():
         dataclasses.replace(curve, losses=tuple(loss - 3.0 for loss in curve.losses))
         for curve in curves
     ]
-    assert -2.6 < fit_spectral(lower, total_steps=STEPS).predict(constant(LR)).loss < -2.4
+    found = gain(fit_spectral(lower, total_steps=STEPS), decay(2 * LR), constant(2 * LR))
+    expected = gain(fitted(), decay(2 * LR), constant(2 * LR))
+    assert found.loss == pytest.approx(expected.loss, abs=0.1 * expected.loss)
 
 
-def test_lrs_far_beyond_those_seen_are_not_trusted():
-    _, curves = experiment(0, 0.13)
-    model = fit_spectral(curves, total_steps=STEPS)
-    assert model.predict(constant(LR)).trusted
-    assert model.predict(decay(2 * LR)).trusted
-    assert not model.predict(constant(2 * LR * 4.01)).trusted
-    assert not model.predict(constant(LR / 2 / 4.01)).trusted
-    assert not model.predict([*constant(LR), 2 * LR * 4.01]).trusted, "a single step counts"
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_gains_are_near_the_truth_and_their_errors_smaller_than_the_losses(seed):
-    noise = 0.13
-    weights, curves = experiment(seed, noise)
-    model = fit_spectral(curves, total_steps=STEPS)
-    for lr in (LR / 2, 2 * LR):
-        ends = [expected_loss(weights, constant(one), noise) for one in (LR, lr)]
-        (gain,) = model.gains([constant(lr)], instead_of=constant(LR))
-        assert gain.loss == pytest.approx(ends[0] - ends[1], abs=0.02)
-        losses = [model.predict(constant(one)) for one in (LR, lr)]
-        assert gain.loss == pytest.approx(losses[0].loss - losses[1].loss, abs=1e-9)
-        assert 0 < gain.std < losses[0].std + losses[1].std
-    (same,) = model.gains([constant(LR)], instead_of=constant(LR))
-    assert (same.loss, same.std) == (0.0, 0.0)
+@pytest.mark.parametrize(
+    ("lrs", "trusted"),
+    [
+        (constant(2 * LR), True),
+        (decay(2 * LR), True),
+        (constant(2 * LR * 4.01), False),
+        (constant(LR / 2 / 4.01), False),
+        ([*constant(LR), 2 * LR * 4.01], False),  # a single step counts
+    ],
+)
+def test_lrs_far_beyond_those_seen_are_not_trusted(lrs, trusted):
+    assert gain(fitted(), lrs, constant(LR)).trusted is trusted
+    assert gain(fitted(), constant(LR), lrs).trusted is trusted
 
 
 def test_few_points_are_not_trusted():
@@ -210,15 +212,14 @@ def test_few_points_are_not_trusted():
     for points, trusted in ((few, False), (few + 1, True)):
         losses = tuple(1.0 + 3.0 / (1.0 + 0.3 * step) for step in range(points))
         model = fit_spectral([LossCurve((1.0,) * points, losses, 0)])
-        assert model.predict([1.0] * 200).trusted is trusted
+        assert gain(model, [1.0] * 200, [0.5] * 200).trusted is trusted
 
 
 def test_lrs_of_zero_leave_the_loss_where_it_is():
-    _, curves = experiment(0, 0.13)
-    model = fit_spectral(curves, total_steps=STEPS)
-    assert model.predict([0.0] * 10) == model.predict([0.0])
     still = fit_spectral([LossCurve((0.0,) * 30, (2.0,) * 30, 0)])
-    assert still.predict([0.0]).loss == pytest.approx(2.0, rel=1e-3)
+    for model in (fitted(), still):
+        forecast = gain(model, [0.0] * 10, [0.0])
+        assert (forecast.loss, forecast.std) == (0.0, 0.0)
 
 
 def test_fit_to_five_thousand_steps_takes_well_under_a_second():
@@ -229,7 +230,7 @@ def test_fit_to_five_thousand_steps_takes_well_under_a_second():
         probe = losses[-200:] + 0.1 * (lr - LR)
         curves.append(LossCurve((lr,) * 200, tuple(probe.tolist()), 5000, True))
     began = time.process_time()
-    fit_spectral(curves, total_steps=STEPS).predict(constant(LR))
+    gain(fit_spectral(curves, total_steps=STEPS), decay(LR), constant(LR))
     assert time.process_time() - began < 1.0
 
 
@@ -260,5 +261,7 @@ def test_curves_without_a_fit_are_refused(curves, message):
 
 @pytest.mark.parametrize("lrs", [[], [-0.1], [0.1, math.nan], [math.inf]])
 def test_lrs_without_a_forecast_are_refused(lrs):
-    with pytest.raises(ValueError, match="at least one, finite and not negative"):
-        fit_spectral([HISTORY], total_steps=STEPS).predict(lrs)
+    model = fit_spectral([HISTORY], total_steps=STEPS)
+    for options, instead_of in (([lrs], [0.1]), ([[0.1]], lrs)):
+        with pytest.raises(ValueError, match="at least one, finite and not negative"):
+            model.gains(options, instead_of=instead_of)

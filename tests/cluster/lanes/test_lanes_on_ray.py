@@ -128,22 +128,26 @@ def test_killed_actors_change_nothing(undisturbed, ray_cluster, tmp_path):
     assert_gone("ray::ProbeActor", ray_cluster)
 
 
-def test_pool_frees_what_it_held_also_of_actors_that_are_starting_again(ray_cluster, tmp_path):
+def lane_run(path: Path, task: DigitsTask, actors: int) -> LaneRun:
+    """A run whose first stage is searched, as the pool sees it: no worker has started."""
     config = short_config().resolve(global_batch_size=32)
-    search = start_beside_driver(
-        SearchActor, "search-pool", config, RunFolder(str(tmp_path), "pool"), 1
-    )
+    folder = RunFolder(str(path), "pool")
+    search = start_beside_driver(SearchActor, "search-pool", config, folder, 1)
     ray.get(search.exchange.remote(Ready(0)))
-    shelf = start_beside_driver(SnapshotShelf, "snapshots-pool")
-    run = LaneRun(
+    return LaneRun(
         name="pool",
-        task=DigitsTask(),
+        task=task,
         settings=config.training_settings(),
         num_workers=2,
         search=search,
-        actors=2,
+        actors=actors,
         resources_per_actor={"CPU": 0.5},
     )
+
+
+def test_pool_frees_what_it_held_also_of_actors_that_are_starting_again(ray_cluster, tmp_path):
+    run = lane_run(tmp_path, DigitsTask(), actors=2)
+    shelf = start_beside_driver(SnapshotShelf, "snapshots-pool")
     with ProbePool(run, shelf) as pool:
         deadline_s = time.monotonic() + 120
         while len(running := ray_processes("ray::ProbeActor.run", ray_cluster)) < 2:
@@ -177,22 +181,22 @@ def test_snapshot_outlives_the_worker_that_put_it(ray_cluster):
     assert torch.equal(weight, torch.arange(1000.0) + 80)
 
 
-class OnWorkersOnly(Waits):
-    """Cannot be built by an actor, as where the memory of an accelerator is full."""
+class NoRoom(DigitsTask):
+    """Cannot be built, as where the memory of an accelerator is full."""
 
     def build_model(self) -> nn.Module:
-        if not torch.distributed.is_initialized():
-            self.until.touch()
-            raise MemoryError("no room for a model")
-        return super().build_model()
+        raise MemoryError("no room for a model")
 
 
-def test_workers_probe_on_where_no_actor_can_be_built(undisturbed, tmp_path, caplog):
-    task = OnWorkersOnly(tmp_path / "the actor has failed")
-    result = trainer(tmp_path, task=task, lanes=Lanes(kind="actors", actors=1)).fit()
-    assert lanes(result) == {"worker-0", "worker-1"}
-    assert probes(result.path) == probes(undisturbed.path)
-    assert_bit_equal(result, undisturbed)
+def test_actor_that_cannot_be_built_is_given_up(ray_cluster, tmp_path, caplog):
+    """The workers probe on by themselves, as after a lost node."""
+    run = lane_run(tmp_path, NoRoom(), actors=1)
+    shelf = start_beside_driver(SnapshotShelf, "snapshots-pool")
+    with ProbePool(run, shelf):
+        deadline_s = time.monotonic() + 240
+        while "no probe actor is left" not in caplog.text:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
     assert caplog.text.count("no room for a model; given back: none; given up") == 1
     assert caplog.text.count("no probe actor is left: the training workers probe on") == 1
 
