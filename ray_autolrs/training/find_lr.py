@@ -117,7 +117,8 @@ def find_lr(
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         group = ProcessGroup(device)
     with state_kept(model, optimizer, scaler, (train_batches, val_batches), keep):
-        model.train()
+        if not model.training:  # One that trains may have frozen layers, which stay so.
+            model.train()
         parts = Parts(
             model,
             optimizer,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.search.strategy import RunFacts, SearchStrategy
@@ -18,8 +19,9 @@ from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone, Ready
 from ray_autolrs.algorithm.stages.phases import Applying, Probing, RunState
 from ray_autolrs.algorithm.stages.run_plan import RunPlan
-from ray_autolrs.training.averaging.average import Averaging
+from ray_autolrs.training.averaging.average import Averaging, WeightAverage
 from ray_autolrs.training.averaging.no_average import NoAverage
+from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.found_lr import FoundLR, SearchCosts, TriedLR
 from ray_autolrs.training.live_loop import LiveLoop
@@ -92,7 +94,7 @@ class LiveSearch:
             lr=lr,
             seed=seed,
             is_averaged=not isinstance(self._worker.replica.average, NoAverage),
-            interpolation=averaging.interpolation if averaging is not None else None,
+            interpolation=_interpolation(averaging, self._worker.replica.average),
         )
         stages = stages.resolve(total_steps)
         self._plan = RunPlan(facts=facts, stages=stages, search=search.resolve(facts))
@@ -189,3 +191,10 @@ class LiveSearch:
             judged = done.training_losses[-max(1, round(JUDGED_FRACTION * done.steps)) :]
             done = dataclasses.replace(done, validation_losses=(statistics.fmean(judged),))
         return done
+
+
+def _interpolation(averaging: Averaging | None, average: WeightAverage) -> Interpolation | None:
+    """Return what is known of the average, which may be the optimizer's own."""
+    if averaging is not None:
+        return averaging.interpolation
+    return average.interpolation if isinstance(average, SelfAveraged) else None

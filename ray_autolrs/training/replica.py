@@ -72,8 +72,9 @@ class Replica:
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.average = self._build_average(averaging)
         self._group = group
-        # A user's own module may be wrapped already.
-        alone = group.size == 1 or wrapper_of(self.module) is not None
+        # A user's own module may be wrapped already, and a user's own step sees to it itself.
+        is_live = wrapper_of(self.module) is not None or self._own_step is not None
+        alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
         self._unused_are_known = alone
 
@@ -197,13 +198,16 @@ class Replica:
             self.task.loss(self.module, to_device(batch, self.device))
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
-        """Compute a step's gradients and drop them. It changes buffers and random states.
+        """Compute a step's gradients and drop them. The caller puts the state back.
 
         DDP sorts its buckets anew after its first backward pass, and with more than two workers
         the place of a gradient in its bucket decides in which order it is added up. After a
         rehearsal, a step gives the same bits whether or not it is the first of its process.
         """
-        self._set_gradients(step, batches, micros, losses, self._forward_module(alone=False))
+        if self._own_step is None:
+            self._set_gradients(step, batches, micros, losses, self._forward_module(alone=False))
+        else:
+            self._own_step(batches)
         self.clear_gradients()
 
     def clear_gradients(self) -> None:

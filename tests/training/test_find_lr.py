@@ -7,11 +7,19 @@ import random
 
 import numpy as np
 import pytest
+import schedulefree
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ray_autolrs import EMA, Bracket, GaussianProcess, ScheduleFreeAverage, Stages
+from ray_autolrs import (
+    EMA,
+    Bracket,
+    GaussianProcess,
+    ScheduleFree,
+    ScheduleFreeAverage,
+    Stages,
+)
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.training.find_lr import find_lr
 from tests.digits_task import DigitsTask
@@ -162,7 +170,14 @@ def test_in_the_middle_of_a_run():
     before = everything(loop.model, loop.optimizer)
     statistics = loop.model[1].running_mean
     moments = [state["square_avg"] for state in loop.optimizer.state.values()]
-    found = loop.find(lr=1e-3, train_batches=iter(batches[20:]))
+    frozen = []
+
+    def loss(model, batch):
+        frozen.append(not model[1].training)
+        return loop.task.loss(model, batch)
+
+    found = loop.find(loss=loss, lr=1e-3, train_batches=iter(batches[20:]))
+    assert all(frozen)
     assert_same(before, everything(loop.model, loop.optimizer))
     assert loop.model[1].running_mean is statistics
     kept = [state["square_avg"] for state in loop.optimizer.state.values()]
@@ -186,6 +201,29 @@ def test_the_present_lr_is_the_guess_also_at_the_foot_of_a_warm_up():
     assert grids[0].group_lrs == grids[1].group_lrs
     assert loop.optimizer.param_groups[0]["lr"] == 0.0
     assert grids[0].probes[0].lr == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_an_optimizer_that_averages_itself(evaluates):
+    loop = Loop()
+    loop.optimizer = ScheduleFree(loop.optimizer, momentum=0.8)
+    if evaluates:  # between epochs, say
+        take_step(loop, next(loop.train_batches()), loop.task.loss)
+        loop.model.eval()
+        loop.optimizer.eval()
+    before = everything(loop.model, loop.optimizer)
+    found = loop.find()
+    assert_same(before, everything(loop.model, loop.optimizer))
+    if not evaluates:
+        average = ScheduleFreeAverage(momentum=0.8)
+        assert found.lr == searched_by_worker(loop.task, averaging=average).segment.peak_lr
+    with pytest.raises(ValueError, match="averages the weights itself"):
+        loop.find(averaging=ScheduleFreeAverage())
+    package = schedulefree.SGDScheduleFree(loop.model.parameters(), lr=0.1)
+    loop.optimizer = package
+    before = everything(loop.model, package)
+    loop.find()
+    assert_same(before, everything(loop.model, package))
 
 
 def test_a_step_of_the_users_own():
