@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_autolrs.cluster.job import add_common_arguments, config_from, kept_tokenizer, run_job
-from ray_autolrs.workloads.bert_task import PRESETS, BertTask, documents_of
-from ray_autolrs.workloads.documents import part_of
-from ray_autolrs.workloads.wordpiece import load_wordpiece, train_wordpiece
+from ray_autolrs.workloads.bert.documents import documents_of, part_of
+from ray_autolrs.workloads.bert.sentence_pairs import SPECIAL, train_wordpiece
+from ray_autolrs.workloads.bert.task import PRESETS
+from ray_autolrs.workloads.tokenizer_file import load_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -48,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         documents = part_of(documents_of(text), "train")
         sentences = (sentence for document in documents for sentence in document)
         tokenizer = (
-            load_wordpiece(Path(arguments.tokenizer))
+            load_tokenizer(Path(arguments.tokenizer), SPECIAL)
             if arguments.tokenizer
             else kept_tokenizer(arguments, lambda: train_wordpiece(sentences, preset.vocab_size))
         )
     except ValueError as error:
         parser.error(str(error))
-    task = BertTask.from_preset(preset, tokenizer, text)
+    task = preset.task(tokenizer_json=tokenizer.to_str(), text=text)
     return run_job(task, config, arguments, say=print, test=task.test)
 
 

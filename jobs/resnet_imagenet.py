@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_autolrs.cluster.job import add_common_arguments, config_from, run_job
-from ray_autolrs.workloads.image_task import PRESETS, ImageTask
-from ray_autolrs.workloads.small_images import FASHION_DEBIAN_FOLDER
+from ray_autolrs.workloads.images.in_memory import FASHION_DEBIAN_FOLDER
+from ray_autolrs.workloads.images.task import PRESETS
 
 DEFAULT_FOLDERS = {"fashion": FASHION_DEBIAN_FOLDER}
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     preset = PRESETS[arguments.preset]
     try:
         config = config_from(arguments, preset.config)
-        task = ImageTask.from_preset(preset, str(Path(data).absolute()))
+        task = preset.task(folder=str(Path(data).absolute()))
         task.check_data()
     except ValueError as error:
         parser.error(str(error))

@@ -7,7 +7,7 @@ A laptop, small model:   python jobs/transformer_translation.py --preset small -
 
 The folder holds the aligned files train.en, train.de, val.en, val.de, test.en and test.de, one
 sentence a line; val is for the search, test for BLEU at the end. For files of 25,000 sentences
-out of Debian's packages, see: python -m pydoc ray_autolrs.workloads.libreoffice_help
+out of Debian's packages, see: python -m pydoc ray_autolrs.workloads.translation.libreoffice_help
 
 The same arguments with the same --name continue a run that was stopped. On a cluster:
 ray job submit -- python jobs/transformer_translation.py ...
@@ -19,13 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_autolrs.cluster.job import add_common_arguments, config_from, kept_tokenizer, run_job
-from ray_autolrs.workloads.parallel_text import load_bpe, read_pairs, train_bpe
-from ray_autolrs.workloads.translation_task import (
-    PRESETS,
-    TranslationTask,
-    check_files,
-    part_files,
-)
+from ray_autolrs.workloads.tokenizer_file import load_tokenizer
+from ray_autolrs.workloads.translation.parallel_text import SPECIAL, read_pairs, train_bpe
+from ray_autolrs.workloads.translation.task import PRESETS, check_files, part_files
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -57,18 +53,23 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         config = config_from(arguments, preset.config)
         check_files(folder, *languages)
         tokenizer = (
-            load_bpe(Path(arguments.tokenizer))
+            load_tokenizer(Path(arguments.tokenizer), SPECIAL, are_first=True)
             if arguments.tokenizer
             else kept_tokenizer(
                 arguments,
                 lambda: train_bpe(
-                    read_pairs(*part_files(folder, "train", *languages)), preset.size.vocab_size
+                    read_pairs(*part_files(folder, "train", *languages)), preset.vocab_size
                 ),
             )
         )
     except ValueError as error:
         parser.error(str(error))
-    task = TranslationTask.from_preset(preset, tokenizer, folder, languages)
+    task = preset.task(
+        tokenizer_json=tokenizer.to_str(),
+        folder=folder,
+        source=arguments.source,
+        target=arguments.target,
+    )
     return run_job(task, config, arguments, say=print, test=task.test)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray_autolrs.algorithm.field_checks import check, check_integer, is_number
 from ray_autolrs.algorithm.schedules.run_shapes import Constant, RunShape
-from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.segments import SHAPES, Segment
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.schedules.stage_plan import Stage, Stages
 from ray_autolrs.algorithm.schedules.warmup import Warmup
@@ -236,6 +236,8 @@ class AutoLRSConfig:
             warmup_steps=warmup.steps - first,
             warmup_power=warmup.power if warmup.steps > first else 1.0,
         )
+        rule = f"gives {shape!r}, which no saved schedule can hold: give one of {', '.join(SHAPES)}"
+        check(self, "shape", type(shape) in SHAPES.values(), rule)
         return RunFacts(
             total_steps=self.total_steps,
             lr=lr,

@@ -26,7 +26,7 @@ from ray_autolrs import (
     Validation,
     Warmup,
 )
-from ray_autolrs.algorithm.schedules.shapes import Flat, WarmupCosine, WarmupStableDecay
+from ray_autolrs.algorithm.schedules.shapes import Flat, Piecewise, WarmupCosine, WarmupStableDecay
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
 
 
@@ -360,6 +360,28 @@ def test_a_warm_up_with_an_lr_is_a_segment_of_its_own():
     assert warmup is not None
     assert [warmup.lr_at(step) for step in range(4)] == [0.05, 0.1, 0.15000000000000002, 0.2]
     assert default().resolve(global_batch_size=8).plan().warmup is None
+
+
+class Bent:
+    """A shape of a user's own."""
+
+    needs_end = True
+    decay_fraction = 1.0
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def over(self, first_step, steps, *, warmup_steps, warmup_power):
+        if callable(self.factor):
+            return self
+        return Piecewise(points=((first_step, 1.0), (first_step + steps, self.factor)))
+
+
+def test_a_shape_of_ones_own_is_one_that_a_schedule_can_hold():
+    plan = default(shape=Bent(0.5)).resolve(global_batch_size=8).plan()
+    assert plan.facts.shape == Piecewise(points=((0, 1.0), (1000, 0.5)))
+    with pytest.raises(ValueError, match=r"^AutoLRSConfig.shape=.* no saved schedule can hold"):
+        default(shape=Bent(lambda step: 1.0))
 
 
 def test_a_run_without_an_end_closes_as_its_shape_says():

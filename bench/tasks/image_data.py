@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from bench.tasks.kinds import Part, Rows
-from ray_autolrs.workloads.small_images import FASHION_DEBIAN_FOLDER, fashion_mnist
+from ray_autolrs.workloads.images.in_memory import FASHION_DEBIAN_FOLDER, fashion_mnist
 
 HELD_IMAGES = 2500
 """Images that are read of the validation and of the test set."""

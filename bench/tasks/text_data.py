@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from bench.tasks.kinds import Part, Rows
-from ray_autolrs.workloads.parallel_text import UNKNOWN_ID, train_bpe
+from ray_autolrs.workloads.translation.parallel_text import UNKNOWN_ID, train_bpe
 
 TRANSLATION_FOLDER = "RAY_AUTOLRS_PARALLEL_TEXT"
 """Environment variable: folder of ``train.en``, ``train.de`` and likewise ``val`` and ``test``,
-as :mod:`ray_autolrs.workloads.libreoffice_help` writes them."""
+as :mod:`ray_autolrs.workloads.translation.libreoffice_help` writes them."""
 
 BYTE_VALUES = 128
 """Tokens of the byte models: Python's own text is nearly all ASCII; other bytes become 0."""
@@ -101,7 +101,8 @@ def parallel_folder() -> Path:
     if not named:
         raise ValueError(
             f"{TRANSLATION_FOLDER} is not set: it must name the folder of aligned text that "
-            "`python -m ray_autolrs.workloads.libreoffice_help` writes; its help tells more"
+            "`python -m ray_autolrs.workloads.translation.libreoffice_help` writes; its help "
+            "tells more"
         )
     return Path(named)
 

@@ -16,7 +16,13 @@ from torch.utils.data import Dataset
 from bench.tasks.encoder_decoder import EncoderDecoder
 from bench.tasks.kinds import BenchTask, Part, Rows
 from bench.tasks.text_data import parallel_folder
-from ray_autolrs.workloads.parallel_text import BOS_ID, EOS_ID, PAD_ID, read_pairs, train_bpe
+from ray_autolrs.workloads.translation.parallel_text import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    read_pairs,
+    train_bpe,
+)
 
 _Pair = tuple[list[int], list[int]]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from jobs.bert_pretraining import main
-from tests.workloads.text import write_documents
+from tests.workloads.text_files import write_documents
 
 SHORT = [
-    *("--set", "total_steps=90", "--set", "warmup_steps=10", "--set", "probe_steps=8"),
-    *("--set", "first_stage_steps=80", "--set", "max_stage_steps=80", "--set", "stage_growth=1"),
+    *("--set", "total_steps=90", "--set", "warmup.steps=10", "--set", "search.probe_steps=8"),
+    *("--set", "stages.first_steps=80", "--set", "stages.longest_steps=80"),
+    *("--set", "stages.growth=1"),
 ]
 
 
@@ -32,7 +33,7 @@ def test_help_names_presets_and_options(capsys):
     [
         (["--data", "none.txt"], "none.txt is missing: expected a text file"),
         (["--data", "text", "--tokenizer", "no.json"], "no.json is missing: expected a tokenizer"),
-        (["--data", "text", "--set", "lr_max=0"], "lr_max=0 must be positive"),
+        (["--data", "text", "--set", "lr=0"], "lr=0 must be an interval"),
     ],
 )
 def test_bad_arguments_and_data_are_one_clear_line(capsys, tmp_path, argv, message):

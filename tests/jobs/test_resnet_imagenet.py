@@ -9,12 +9,12 @@ import pytest
 
 from jobs import resnet_imagenet
 from jobs.resnet_imagenet import main
-from tests.workloads.images import write_fashion, write_image_folder
+from tests.workloads.image_files import write_fashion, write_image_folder
 
 SHORT = [
-    *("--set", "total_steps=90", "--set", "warmup_steps=10"),
-    *("--set", "first_stage_steps=80", "--set", "max_stage_steps=80", "--set", "stage_growth=1"),
-    *("--set", "probe_steps=8"),
+    *("--set", "total_steps=90", "--set", "warmup.steps=10", "--set", "search.probe_steps=8"),
+    *("--set", "stages.first_steps=80", "--set", "stages.longest_steps=80"),
+    *("--set", "stages.growth=1"),
 ]
 
 
@@ -44,10 +44,10 @@ def test_help_names_presets_and_options(capsys):
     ("argv", "message"),
     [
         ([], "--preset imagenet needs --data"),
-        (["--data", "none"], "none/train is not a folder: expected images in"),
+        (["--data", "none"], "none lacks images: expected them in"),
         (["--preset", "fashion", "--data", "none"], "none is not a folder: expected Fashion-MNIST"),
         (["--preset", "cifar10", "--data", "none"], "none lacks CIFAR-10: expected"),
-        (["--data", "images", "--set", "lr_min=-1"], "lr_min=-1 must be positive"),
+        (["--data", "images", "--set", "lr=[-1, 1]"], "lr=(-1, 1) must be (low, high)"),
     ],
 )
 def test_bad_arguments_and_data_are_one_clear_line(capsys, tmp_path, argv, message):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from jobs.transformer_translation import main
-from tests.workloads.parallel import write_parallel
+from tests.workloads.parallel_files import write_parallel
 
 SHORT = [
-    *("--set", "total_steps=85", "--set", "warmup_steps=5", "--set", "probe_steps=8"),
-    *("--set", "first_stage_steps=80", "--set", "max_stage_steps=80", "--set", "stage_growth=1"),
+    *("--set", "total_steps=85", "--set", "warmup.steps=5", "--set", "search.probe_steps=8"),
+    *("--set", "stages.first_steps=80", "--set", "stages.longest_steps=80"),
+    *("--set", "stages.growth=1"),
 ]
 
 
@@ -48,7 +49,7 @@ def test_bad_arguments_and_data_are_one_clear_line(capsys, tmp_path, argv, messa
 def test_small_runs_and_translates(capsys, tmp_path):
     data = write_parallel(tmp_path / "data", train=200)
     argv = ["--preset", "small", "--data", str(data), "--num-workers", "0", *SHORT]
-    argv += ["--loader-workers", "0", "--set", "lr_max=0.003", "--set", "lr_min=0.001"]
+    argv += ["--loader-workers", "0", "--set", "lr=[0.001, 0.003]"]
     metrics = main(argv)
     assert metrics["test_sentences"] == 10
     assert metrics["nll"] < 4.5, "an untrained model is at about 6"

@@ -11,88 +11,85 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ray_autolrs.task import TrainingTask
-from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.collectives import Solo
-from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.engine import Engine
 from ray_autolrs.training.snapshot import Snapshot
-from ray_autolrs.workloads import bert_task, image_task, translation_task
-from ray_autolrs.workloads.parallel_text import read_pairs, train_bpe
-from ray_autolrs.workloads.wordpiece import train_wordpiece
-from tests.workloads.images import write_image_folder
-from tests.workloads.parallel import write_parallel
-from tests.workloads.text import write_documents
+from tests.workloads.image_files import write_image_folder
+from tests.workloads.parallel_files import write_parallel
+from tests.workloads.text_files import write_documents
 
 
 def resnet50(folder: Path) -> TrainingTask:
-    task = image_task.ImageTask.from_preset(
-        image_task.PRESETS["imagenet"], str(write_image_folder(folder))
-    )
-    task.build_model = lambda: image_task.resnet50(1000)  # type: ignore[method-assign]
-    task.global_batch_size, task.micro_batch_size = 4, 2
+    from torchvision.models import resnet50
+
+    from ray_autolrs.workloads.images.task import PRESETS
+
+    task = PRESETS["imagenet"].task(folder=str(write_image_folder(folder)))
+    task.build_model = lambda: resnet50(num_classes=1000)  # type: ignore[method-assign]
+    task.global_batch_size, task.micro_batch_size = 2, 1
     return task
 
 
 def transformer(folder: Path) -> TrainingTask:
+    from ray_autolrs.workloads.translation.parallel_text import read_pairs, train_bpe
+    from ray_autolrs.workloads.translation.task import PRESETS, part_files
+
     write_parallel(folder)
-    files = translation_task.part_files(str(folder), "train", "en", "de")
-    preset = translation_task.PRESETS["base"]
-    task = translation_task.TranslationTask.from_preset(
-        replace(preset, bucket_tokens=40, buckets=2, max_length=40),
-        train_bpe(read_pairs(*files), 300),
-        str(folder),
-        ("en", "de"),
-    )
-    task.size = preset.size
+    tokenizer = train_bpe(read_pairs(*part_files(str(folder), "train", "en", "de")), 300)
+    preset = PRESETS["base"]
+    data = {"folder": str(folder), "source": "en", "target": "de"}
+    task = preset.task(tokenizer_json=tokenizer.to_str(), **data)
+    task.bucket_tokens, task.global_batch_size, task.max_length = 40, 2, 40
+    task.build_model = lambda: task.size.build(preset.vocab_size)  # type: ignore[method-assign]
     return task
 
 
 def bert(folder: Path) -> TrainingTask:
+    from transformers import BertConfig
+
+    from ray_autolrs.workloads.bert.documents import documents_of
+    from ray_autolrs.workloads.bert.sentence_pairs import train_wordpiece
+    from ray_autolrs.workloads.bert.task import PRESETS, BertPretraining
+
     text = str(write_documents(folder / "text"))
-    sentences = [sentence for document in bert_task.documents_of(text) for sentence in document]
-    task = bert_task.BertTask.from_preset(
-        bert_task.PRESETS["base"], train_wordpiece(sentences, 200), text
-    )
-    task.global_batch_size, task.micro_batch_size, task.max_length = 4, 2, 32
-    task.model = {"vocab_size": 30_522}
+    sentences = [sentence for document in documents_of(text) for sentence in document]
+    preset = PRESETS["base"]
+    task = preset.task(tokenizer_json=train_wordpiece(sentences, 200).to_str(), text=text)
+    task.global_batch_size, task.micro_batch_size, task.max_length = 4, 2, 16
+    config = BertConfig(vocab_size=preset.vocab_size)
+    task.build_model = lambda: BertPretraining(config)  # type: ignore[method-assign]
     return task
 
 
 def two_steps(task: TrainingTask) -> dict[str, object]:
-    """Take two steps twice, from the same snapshot."""
+    """Take two steps, and the second one again from a snapshot."""
     task.loader_workers = 0
     task.precision = "fp32"  # bf16 is emulated on most CPUs
     started = time.perf_counter()
-    replica = Replica(task, Solo(), torch.device("cpu"), seed=0)
-    batches = StepBatches(task, micro_batch_size=task.resolved_micro_batch_size(1), seed=0)
+    engine = Engine(task, Solo(), torch.device("cpu"), seed=0)
+    weights = [value for value in engine.replica.module.parameters() if value.requires_grad]
     snapshot = Snapshot()
-    micros = range(batches.micro_batches)
-    losses = torch.zeros(5, batches.micro_batches, dtype=torch.float64)
+    losses, sums = [], []
 
-    def step(number: int, place: int) -> None:
-        micro_batches = [batches.micro(number, micro) for micro in micros]
-        replica.take_step(number, micro_batches, micros, 1e-4, losses[place])
+    def step(number: int) -> None:
+        table = engine.loss_table(1)
+        assert [*engine.steps(number, 1, lambda _: 1e-4, table)] == [1]
+        losses.append(table.mean().item())
+        sums.append(sum(float(value.detach().double().sum()) for value in weights))
 
-    step(0, 0)
-    snapshot.capture(replica, 1)
-    sums = []
-    for place in (1, 3):
-        assert snapshot.restore(replica) == 1
-        step(1, place)
-        step(2, place + 1)
-        sums.append(
-            sum(float(value.detach().double().sum()) for value in replica.module.parameters())
-        )
+    step(0)
+    snapshot.capture(engine.replica, 1)
+    step(1)
+    assert snapshot.restore(engine.replica) == 1
+    step(1)
     return {
-        "parameters": sum(value.numel() for value in replica.module.parameters()),
-        "first_loss": losses[0].mean().item(),
-        "losses": losses[1:3].mean(dim=1).tolist(),
-        "losses_again": losses[3:5].mean(dim=1).tolist(),
+        "parameters": sum(value.numel() for value in weights),
+        "losses": losses,
         "sums": sums,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "seconds": time.perf_counter() - started,

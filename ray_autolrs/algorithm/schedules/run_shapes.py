@@ -1,7 +1,8 @@
 """Shapes of a run's learning rate (LR) as users choose them: factors of every stage's LR.
 
 Each turns into a :class:`~ray_autolrs.algorithm.schedules.shapes.Shape` once the run's first step,
-its length and its warm-up are known. One's own needs no more than these members.
+its length and its warm-up are known. One's own has these members, and ``over`` returns one of the
+shapes of that module, such as ``Piecewise``: a saved schedule can hold no other.
 """
 
 from __future__ import annotations

@@ -16,10 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_autolrs.algorithm.schedules.shapes import Flat, Shape, WarmupCosine, WarmupStableDecay
+from ray_autolrs.algorithm.schedules.shapes import (
+    Flat,
+    Piecewise,
+    Shape,
+    WarmupCosine,
+    WarmupStableDecay,
+)
 
 SHAPES: dict[str, type[Shape]] = {
-    shape.name: shape for shape in (Flat, WarmupStableDecay, WarmupCosine)
+    shape.name: shape for shape in (Flat, WarmupStableDecay, WarmupCosine, Piecewise)
 }
 """Every shape, by the name that stands in a saved schedule."""
 

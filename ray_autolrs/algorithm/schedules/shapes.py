@@ -13,12 +13,19 @@ What a user passes as a run's shape is in :mod:`ray_autolrs.algorithm.schedules.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
-from ray_autolrs.algorithm.field_checks import check, check_integer, check_positive
+from ray_autolrs.algorithm.field_checks import (
+    check,
+    check_integer,
+    check_positive,
+    is_integer,
+    is_number,
+)
 
 
 class Shape(Protocol):
@@ -126,6 +133,54 @@ class WarmupCosine:
             return _rise(self, place)
         part = (place - self.warmup_steps) / (self.steps - self.warmup_steps)
         return (1 + math.cos(math.pi * min(part, 1.0))) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Piecewise:
+    """Goes in straight lines from point to point, and stays before the first and after the last.
+
+    It is for shapes of one's own: a saved schedule can hold no other.
+
+    Raises:
+        ValueError: there is no point, the steps do not increase, or a factor is not in [0, 1].
+
+    >>> shape = Piecewise(points=((0, 0.5), (2, 1.0), (6, 0.0)))
+    >>> [shape.factor(step) for step in (0, 1, 2, 4, 9)]
+    [0.5, 0.75, 1.0, 0.5, 0.0]
+    """
+
+    points: tuple[tuple[int, float], ...]
+    """(step, factor), in the order of the steps."""
+
+    name = "piecewise"
+
+    def __post_init__(self) -> None:
+        # Lists are tuples that have been JSON.
+        holds = isinstance(self.points, list | tuple) and all(map(_is_point, self.points))
+        rule = "must be pairs (step, factor): an integer of at least 0, and a number in [0, 1]"
+        check(self, "points", holds and len(self.points) > 0, rule)
+        object.__setattr__(self, "points", tuple((step, part) for step, part in self.points))
+        steps = [step for step, _ in self.points]
+        increase = all(a < b for a, b in itertools.pairwise(steps))
+        check(self, "points", increase, "must be in the order of their steps, each step once")
+
+    def factor(self, step: int) -> float:
+        before = self.points[0]
+        for point in self.points:
+            if step < point[0]:
+                if point is before:
+                    break
+                way = (step - before[0]) / (point[0] - before[0])
+                return before[1] + way * (point[1] - before[1])
+            before = point
+        return float(before[1])
+
+
+def _is_point(point: object) -> bool:
+    if not (isinstance(point, list | tuple) and len(point) == 2):
+        return False
+    step, factor = point
+    return is_integer(step) and step >= 0 and is_number(factor) and 0 <= factor <= 1
 
 
 def _rise(shape: WarmupCosine | WarmupStableDecay, place: int) -> float:

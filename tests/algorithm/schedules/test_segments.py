@@ -5,7 +5,13 @@ import json
 import pytest
 
 from ray_autolrs.algorithm.schedules.segments import SHAPES, Segment, group_lrs
-from ray_autolrs.algorithm.schedules.shapes import Flat, Shape, WarmupCosine, WarmupStableDecay
+from ray_autolrs.algorithm.schedules.shapes import (
+    Flat,
+    Piecewise,
+    Shape,
+    WarmupCosine,
+    WarmupStableDecay,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +41,7 @@ SAMPLES: list[Shape] = [
     WarmupStableDecay(3, 40, 4, 10, 0.5),
     WarmupStableDecay(0, None, 4, 0),
     WarmupCosine(3, 40, 4, 0.5),
+    Piecewise(((3, 1.0), (42, 0.5))),
 ]
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 
-from ray_autolrs.algorithm.schedules.shapes import Flat, WarmupCosine, WarmupStableDecay
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import (
+    Flat,
+    Piecewise,
+    WarmupCosine,
+    WarmupStableDecay,
+)
 
 THIRDS = [1 / 3, 2 / 3, 1.0]
 HALF_WAVE = [1.0, 0.961939766, 0.853553391, 0.691341716, 0.5, 0.308658284, 0.146446609, 0.038060234]
@@ -72,7 +79,7 @@ def test_a_warm_up_rises_with_its_power(shape):
             r"WarmupStableDecay\.first_step=-1 must be an integer of at least 0",
         ),
         (lambda: WarmupStableDecay(0, 0, 0, 0), r"steps=0 must be None or an integer of at least"),
-        (lambda: WarmupStableDecay(0, 4.0, 0, 0), r"steps=4\.0 must be None or an integer"),
+        (lambda: WarmupStableDecay(0, True, 0, 0), r"steps=True must be None or an integer"),
         (lambda: WarmupStableDecay(0, 4, -1, 0), r"warmup_steps=-1 must be an integer of at least"),
         (lambda: WarmupStableDecay(0, 4, 0, True), r"decay_steps=True must be an integer"),
         (lambda: WarmupStableDecay(0, None, 0, 1), r"decay_steps=1 needs steps, to end with them"),
@@ -94,3 +101,26 @@ def test_a_warm_up_that_does_not_rise_is_refused(power):
     ):
         with pytest.raises(ValueError, match=f"warmup_power={power!r} must be a positive"):
             build()
+
+
+def test_a_polygon_goes_from_point_to_point_and_comes_back_from_json():
+    shape = Piecewise(points=((2, 0.5), (4, 1.0), (8, 0.0)))
+    factors = [shape.factor(step) for step in range(10)]
+    assert factors == [0.5, 0.5, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    segment = Segment(0, 9, 0.1, shape)
+    assert Segment.from_dict(json.loads(json.dumps(segment.to_dict()))) == segment
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ((), r"points=\(\) must be pairs"),
+        (((0, 1.5),), r"points=.* must be pairs \(step, factor\)"),
+        (((-1, 0.5),), r"points=.* must be pairs"),
+        ((3,), r"points=\(3,\) must be pairs"),
+        (((4, 0.5), (4, 1.0)), r"points=.* must be in the order of their steps, each step once"),
+    ],
+)
+def test_a_polygon_of_other_points_is_refused(points, message):
+    with pytest.raises(ValueError, match=rf"^Piecewise\.{message}"):
+        Piecewise(points=points)

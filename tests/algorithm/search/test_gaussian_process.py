@@ -16,6 +16,7 @@ from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess, lr_gr
 from ray_autolrs.algorithm.search.strategy import (
     Candidate,
     Choice,
+    Observation,
     ProbeLosses,
     RunFacts,
     StageContext,
@@ -43,7 +44,7 @@ def explore(loss, probes=10, seed=0, **settings):
     """A stage's observations, where ``loss`` tells the loss of an LR's place, or None."""
     strategy = GaussianProcess(**{"probes": probes} | settings)
     context = replace(GROWING, facts=replace(FACTS, seed=seed))
-    told = []
+    told: list[Observation] = []
     for index in range(probes):
         lr = asked(context, told, strategy=strategy).peak_lr
         told.append(result(index, lr, loss(place(lr))))

@@ -27,7 +27,7 @@ class LowestOf(SearchStrategy):
     """Tries some LRs before the first step, all at once, and keeps the best."""
 
     lrs: tuple[float, ...]
-    probe_steps: int | None = None
+    probe_steps: int = 0
 
     def resolve(self, facts):
         return replace(self, probe_steps=self.probe_steps or facts.total_steps // 100)

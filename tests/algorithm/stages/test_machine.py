@@ -305,6 +305,30 @@ def test_parallel_probes_are_given_at_once():
     assert state.phase.informed_by == (0, 0, 0, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Noting(Scripted):
+    """Notes how many results it is shown, and how many probes that run."""
+
+    shown: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+
+    def suggest(self, context, told, running):
+        self.shown.append((len(told), len(running)))
+        return super().suggest(context, told, running)
+
+
+def test_a_probe_is_asked_from_those_a_lane_s_width_before_it_and_no_others():
+    """The example of ``search_on``: of two lanes, the second ends first."""
+    noting = Noting()
+    machine = plan(parallel_probes=2, search=noting)
+    state, commands = advance(machine, RunState(), Ready(0))
+    state, (zero, one) = advance(machine, state, apply_done(commands[0]))
+    state, _ = advance(machine, state, probe_done(one))
+    assert noting.shown == [(0, 0), (0, 1)]
+    state, new = advance(machine, state, probe_done(zero))
+    assert noting.shown[2:] == [(1, 1), (2, 1)]
+    assert indices(new) == [2, 3]
+
+
 def test_probe_that_was_not_asked_changes_nothing():
     """A result from before a restart may come late."""
     state, _ = advance(PLAN, RunState(), Ready(0))
@@ -384,12 +408,12 @@ def test_closing_stage_that_diverges_is_applied_again_with_half_the_lr_and_falls
     before = state.phase.segment
     for halvings in range(1, 7):
         state, commands = advance(machine, state, apply_done(outstanding(state)[0], diverged=True))
-        (again,) = commands
-        assert isinstance(again, Apply)
-        assert again.segment == dataclasses.replace(before, peak_lr=before.peak_lr / 2**halvings)
+        assert isinstance(commands[0], Apply)
+        halved = dataclasses.replace(before, peak_lr=before.peak_lr / 2**halvings)
+        assert commands[0].segment == halved
     with pytest.raises(SearchFailedError, match="the last stage diverged 7 times"):
-        advance(machine, state, apply_done(again, diverged=True))
-    state, commands = advance(machine, state, apply_done(again))
+        advance(machine, state, apply_done(outstanding(state)[0], diverged=True))
+    state, commands = advance(machine, state, apply_done(outstanding(state)[0]))
     assert commands == (Finish(),)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_autolrs.workloads.documents import part_of, python_documents, read_documents
+from ray_autolrs.workloads.bert.documents import part_of, python_documents, read_documents
 
 
 def test_blocks_are_documents_and_lines_sentences(tmp_path):
@@ -34,9 +34,18 @@ def test_parts_do_not_overlap_and_leave_nothing_out():
     assert sorted(document for part in parts for document in part) == sorted(documents)
 
 
-def test_pythons_own_text_is_there():
-    documents = python_documents()
-    assert len(documents) > 200
+def test_pythons_own_text_is_the_help_and_the_librarys_docstrings(tmp_path, monkeypatch):
+    docstring = '"""{} is a module. It has two\nsentences of some words."""'
+    for name in ("good.py", "package/good.py", "package/tests/skipped.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(docstring.format(name))
+    (tmp_path / "wrong.py").write_text("no python: 1 +")
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
+    documents = python_documents.__wrapped__()
+    assert len(documents) > 50
     text = " ".join(sentence for document in documents for sentence in document)
-    assert len(text) > 1_000_000
     assert "An identifier occurring as an atom is a name." in text
+    assert documents[-2:] == (
+        ("good.py is a module.", "It has two sentences of some words."),
+        ("package/good.py is a module.", "It has two sentences of some words."),
+    )

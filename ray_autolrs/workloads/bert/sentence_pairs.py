@@ -7,32 +7,37 @@ both are drawn anew whenever a sample is read, from random numbers that are seed
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 from torch.utils.data import Dataset
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-from ray_autolrs.workloads.documents import Documents
-from ray_autolrs.workloads.wordpiece import CLS, MASK, PAD, SEP, SPECIAL
+from ray_autolrs.workloads.bert.documents import Documents
 
-MASKED = 0.15
-"""Part of the tokens to predict. Source: BERT, section 3.1, as are the next two."""
-
-REPLACED, RANDOM = 0.8, 0.1
-"""Of those, the parts that become [MASK] and a random token; the rest stays."""
+PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL = (PAD, UNKNOWN, CLS, SEP, MASK)
 
 IGNORED = -100
 """Label of a token that is not predicted (PyTorch's ``ignore_index``)."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Sample = tuple[Array, int, bool]
-"""(token ids with [CLS] and [SEP], length of the first span with its two, is the next span)."""
+Sample = dict[str, Any]
+"""What a tokenizer of transformers gives for a pair, and ``next_sentence_label``."""
 
 _ENCODE_BATCH = 4096
+
+
+def train_wordpiece(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Return a tokenizer of lower-case WordPieces, with at most ``vocab_size`` of them."""
+    wordpiece = BertWordPieceTokenizer()
+    wordpiece.train_from_iterator(
+        iter(sentences), vocab_size=vocab_size, min_frequency=0, show_progress=False
+    )
+    return Tokenizer.from_str(wordpiece.to_str())
 
 
 class SentencePairs(Dataset[Any]):
@@ -107,8 +112,13 @@ class SentencePairs(Dataset[Any]):
             kept = max(self._max_tokens - len(two), self._max_tokens // 2)
             one = one[:kept]
             two = two[: self._max_tokens - len(one)]
-        ids = np.concatenate([[self._cls], one, [self._sep], two, [self._sep]]).astype(np.int64)
-        return ids, len(one) + 2, bool(is_next)
+        lengths = [1, len(one), 1, len(two), 1]
+        return {
+            "input_ids": [self._cls, *one.tolist(), self._sep, *two.tolist(), self._sep],
+            "token_type_ids": np.repeat([0, 0, 0, 1, 1], lengths).tolist(),
+            "special_tokens_mask": np.repeat([1, 0, 1, 0, 1], lengths).tolist(),
+            "next_sentence_label": 0 if is_next else 1,
+        }
 
     def _random_cut(self, first: int, after: int) -> int:
         """Return a sentence inside of a span to cut it before, or its end if it has only one."""
@@ -118,63 +128,13 @@ class SentencePairs(Dataset[Any]):
         return self._tokens[self._ends[first] : self._ends[after]]
 
 
-class Masking:
-    """Joins samples to a batch and masks it; picklable.
+def masking(tokenizer: Tokenizer) -> DataCollatorForLanguageModeling:
+    """Return what joins samples to a batch and masks it, by BERT's rule (section 3.1).
 
-    Args:
-        tokenizer: its special tokens are never masked and never put in at random.
-
-    Example:
-        >>> from ray_autolrs.workloads.wordpiece import train_wordpiece
-        >>> masking = Masking(train_wordpiece(["a few words to learn from"], 60))
-        >>> batch = masking([(np.array([2, 9, 10, 3, 11, 3]), 4, True)])
-        >>> {name: tuple(value.shape) for name, value in batch.items()}  # doctest: +ELLIPSIS
-        {'input_ids': (1, 6), 'token_type_ids': (1, 6), 'attention_mask': (1, 6), 'labels': ...}
-        >>> int((batch["labels"] != IGNORED).sum())  # 15% of 3 tokens, but at least one
-        1
+    15% of the tokens are to be predicted; of those, 80% become [MASK] and 10% a random token. It
+    draws from PyTorch's global generator.
     """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        vocabulary = tokenizer.get_vocab()
-        self._pad, self._mask = vocabulary[PAD], vocabulary[MASK]
-        self._special = np.array([vocabulary[token] for token in SPECIAL])
-        self._ordinary = np.setdiff1d(np.arange(tokenizer.get_vocab_size()), self._special)
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return int64 tensors of shape (batch, longest sample), and labels of pairs (batch,).
-
-        Draws from NumPy's global generator. ``next_sentence_label`` is 0 for a pair that follows
-        each other and 1 for a random one, as in transformers.
-        """
-        width = max(len(ids) for ids, _, _ in samples)
-        ids = np.full((len(samples), width), self._pad, np.int64)
-        types = np.zeros_like(ids)
-        for row, (sample, first_length, _) in enumerate(samples):
-            ids[row, : len(sample)] = sample
-            types[row, first_length : len(sample)] = 1
-        lengths = np.array([len(sample) for sample, _, _ in samples])
-        attention = np.arange(width) < lengths[:, None]
-        inputs, labels = self._masked(ids)
-        follows = [0 if is_next else 1 for _, _, is_next in samples]
-        return {
-            "input_ids": torch.from_numpy(inputs),
-            "token_type_ids": torch.from_numpy(types),
-            "attention_mask": torch.from_numpy(attention.astype(np.int64)),
-            "labels": torch.from_numpy(labels),
-            "next_sentence_label": torch.tensor(follows),
-        }
-
-    def _masked(self, ids: Array) -> tuple[Array, Array]:
-        """Return what the model sees, and the labels; each row has 15% masked, but at least one."""
-        scores: Array = np.asarray(np.random.random_sample(ids.shape))
-        scores[np.isin(ids, self._special)] = 2.0
-        ordinary = (scores < 2.0).sum(axis=1)
-        counts = np.where(ordinary > 0, np.maximum(1, np.rint(MASKED * ordinary)), 0)
-        rank = scores.argsort(axis=1).argsort(axis=1)
-        chosen = rank < counts[:, None]
-        labels = np.where(chosen, ids, IGNORED)
-        fate: Array = np.asarray(np.random.random_sample(ids.shape))
-        inputs = np.where(chosen & (fate < REPLACED), self._mask, ids)
-        put_in = chosen & (fate >= REPLACED) & (fate < REPLACED + RANDOM)
-        inputs[put_in] = np.random.choice(self._ordinary, int(put_in.sum()))
-        return inputs, labels
+    names = {"unk_token": UNKNOWN, "pad_token": PAD, "mask_token": MASK}
+    return DataCollatorForLanguageModeling(
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)  # type: ignore[no-untyped-call]
+    )

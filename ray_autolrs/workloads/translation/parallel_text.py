@@ -7,15 +7,18 @@ function of their step. Which pairs share a bucket is drawn once for a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from numpy.typing import ArrayLike
+from tokenizers import Tokenizer
+from tokenizers.implementations.byte_level_bpe import ByteLevelBPETokenizer
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 PAD, UNKNOWN, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
@@ -66,36 +69,15 @@ def read_pairs(source: Path, target: Path) -> Iterator[tuple[str, str]]:
 
 def train_bpe(pairs: Iterator[tuple[str, str]], vocab_size: int) -> Tokenizer:
     """Return one tokenizer of byte pairs for both languages, which loses no character."""
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    byte_pairs = ByteLevelBPETokenizer(add_prefix_space=True)
+    byte_pairs.train_from_iterator(
+        chain.from_iterable(pairs),
         vocab_size=vocab_size,
-        special_tokens=[*SPECIAL],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=0,
         show_progress=False,
+        special_tokens=[*SPECIAL],
     )
-    tokenizer.train_from_iterator(chain.from_iterable(pairs), trainer)
-    return tokenizer
-
-
-def load_bpe(path: Path) -> Tokenizer:
-    """Return the tokenizer in a ``tokenizer.json``.
-
-    Raises:
-        ValueError: the file is missing, is no tokenizer, or its first tokens are not ours.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: expected a tokenizer.json")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises no narrower class
-        raise ValueError(
-            f"{path} is not a tokenizer: expected a tokenizer.json, {error}"
-        ) from error
-    if [tokenizer.token_to_id(token) for token in SPECIAL] != list(range(len(SPECIAL))):
-        raise ValueError(f"{path}: expected a tokenizer whose first tokens are {SPECIAL}")
-    return tokenizer
+    return Tokenizer.from_str(byte_pairs.to_str())
 
 
 class Buckets(Dataset[Any]):
@@ -151,17 +133,6 @@ class Buckets(Dataset[Any]):
         source, target = self._sides
         return [(source[place], target[place]) for place in self._buckets[index]]
 
-    @property
-    def padding(self) -> float:
-        """Part of the batches' tokens that are padding."""
-        real = total = 0
-        for bucket in self._buckets:
-            for side in self._sides:
-                lengths = [len(side[place]) for place in bucket]
-                real += sum(lengths)
-                total += max(lengths) * len(lengths)
-        return 1 - real / total
-
 
 def _cut(order: Array, lengths: Array, bucket_tokens: int) -> list[Array]:
     """Cut an order of pairs where the next one would exceed the tokens on one side."""
@@ -188,21 +159,18 @@ def collate_bucket(pairs: Sequence[Pair]) -> dict[str, Tensor]:
     >>> batch = collate_bucket([(np.array([7, 3]), np.array([8, 9, 3])), (np.array([3]),) * 2])
     >>> {name: ids.tolist() for name, ids in batch.items()}  # doctest: +NORMALIZE_WHITESPACE
     {'source': [[7, 3], [3, 0]], 'target': [[8, 9, 3], [3, 0, 0]],
-     'shifted': [[2, 8, 9], [2, 0, 0]]}
+     'shifted': [[2, 8, 9], [2, 3, 0]]}
     """
-    source = _padded([pair[0] for pair in pairs])
-    target = _padded([pair[1] for pair in pairs])
-    shifted = np.full_like(target, BOS_ID)
-    shifted[:, 1:] = np.where(target[:, :-1] == EOS_ID, PAD_ID, target[:, :-1])
+    source, target = (padded([pair[side] for pair in pairs]) for side in (0, 1))
+    beginning = torch.full((len(pairs), 1), BOS_ID)
     return {
-        "source": torch.from_numpy(source),
-        "target": torch.from_numpy(target),
-        "shifted": torch.from_numpy(shifted),
+        "source": source,
+        "target": target,
+        "shifted": torch.cat([beginning, target[:, :-1]], dim=1),
     }
 
 
-def _padded(rows: Sequence[Array]) -> Array:
-    padded = np.full((len(rows), max(map(len, rows))), PAD_ID, np.int64)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = row
-    return padded
+def padded(rows: Iterable[ArrayLike]) -> Tensor:
+    """Return ids as int64, shape (rows, longest)."""
+    ids = [torch.as_tensor(row, dtype=torch.int64) for row in rows]
+    return pad_sequence(ids, batch_first=True, padding_value=PAD_ID)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.workloads.text import WORDS
+from tests.workloads.text_files import WORDS
 
 
 def translate(sentence: str) -> str:

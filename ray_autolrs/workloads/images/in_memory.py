@@ -6,17 +6,18 @@ than a small network's step.
 
 from __future__ import annotations
 
+import gzip
+import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10
-
-from ray_autolrs.workloads.idx_files import read_idx
+from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
 Part = Literal["train", "validation", "test"]
 
@@ -105,14 +106,40 @@ def fashion_mnist(folder: Path, part: Part) -> SmallImages:
             f"package dataset-fashion-mnist puts them into {FASHION_DEBIAN_FOLDER}"
         )
     prefix = "t10k" if part == "test" else "train"
-    images = read_idx(folder / f"{prefix}-images-idx3-ubyte", dimensions=3)
-    labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte", dimensions=1)
+    images = _read_idx(folder / f"{prefix}-images-idx3-ubyte", dimensions=3)
+    labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte", dimensions=1)
     if len(images) != len(labels):
         raise ValueError(
             f"{folder}: {prefix}-images holds {len(images)} images and {prefix}-labels "
             f"{len(labels)} labels: expected as many of one as of the other"
         )
-    return _part(torch.tensor(images).unsqueeze(1), torch.tensor(labels), part, folder, pad=2)
+    return _part(images.unsqueeze(1), labels, part, folder, pad=2)
+
+
+def _read_idx(path: Path, dimensions: int) -> Tensor:
+    """Return the bytes of an idx file; where there is none, of ``path`` with ``.gz`` behind.
+
+    Raises:
+        ValueError: neither file exists, or it is not such an array.
+    """
+    try:
+        if path.exists():
+            values: Tensor = read_sn3_pascalvincent_tensor(str(path))
+        else:
+            with tempfile.NamedTemporaryFile() as plain:
+                plain.write(gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes()))
+                plain.flush()
+                values = read_sn3_pascalvincent_tensor(plain.name)
+        if (values.dtype, values.ndim) != (torch.uint8, dimensions):
+            raise ValueError(f"it holds {values.dtype} in {values.ndim} dimensions")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing, and so is {path.name}.gz: expected one") from error
+    except (OSError, EOFError, zlib.error, AssertionError, LookupError, ValueError) as error:
+        raise ValueError(
+            f"{path} or its .gz cannot be read: expected an idx file of unsigned bytes in "
+            f"{dimensions} dimensions, {error!r}"
+        ) from error
+    return values
 
 
 def cifar10(folder: Path, part: Part) -> SmallImages:
@@ -128,7 +155,7 @@ def cifar10(folder: Path, part: Part) -> SmallImages:
             f"{folder} lacks CIFAR-10: expected its folder cifar-10-batches-py there, as "
             f"torchvision.datasets.CIFAR10(root, download=True) makes it ({error})"
         ) from error
-    images = torch.tensor(np.ascontiguousarray(source.data.transpose(0, 3, 1, 2)))
+    images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return _part(images, torch.tensor(source.targets), part, folder, pad=4)
 
 

@@ -3,94 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sacrebleu
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.workloads.beam_search import beam_search
-from ray_autolrs.workloads.parallel_text import (
-    BOS_ID,
+from ray_autolrs.workloads.preset import TextPreset
+from ray_autolrs.workloads.translation.parallel_text import (
     EOS_ID,
     PAD_ID,
     Buckets,
     Pair,
     collate_bucket,
+    padded,
     read_pairs,
 )
-from ray_autolrs.workloads.transformer import Transformer, TransformerSize
+from ray_autolrs.workloads.translation.transformer import (
+    TransformerSize,
+    target_logits,
+    translate,
+)
 
 PART_NAMES = ("train", "val", "test")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TranslationPreset:
-    """A model's size, its batches, and how to search.
-
-    Attributes:
-        size: of the model; its vocabulary is the number of byte pairs to train.
-        bucket_tokens: most tokens of a forward pass, on either side.
-        buckets: forward passes in an optimizer step, over all workers.
-        max_length: tokens of the longest sentence that is trained on.
-        precision: of the forward and backward pass.
-        loader_workers: processes that load data, for each training worker.
-        config: the search's settings.
-    """
-
-    size: TransformerSize
-    bucket_tokens: int
-    buckets: int
-    max_length: int
-    precision: Precision = "fp32"
-    loader_workers: int
-    config: AutoLRSConfig
-
-
-PRESETS = {
-    # The base model of the paper, with its batches of about 25,000 tokens on either side
-    # (section 5.1) in eight parts, its 37,000 byte pairs, 100,000 steps, and 4000 steps of
-    # warm-up to the LR that its formula (section 5.3) has at their end. The interval is ours:
-    # that LR with room on both sides.
-    "base": TranslationPreset(
-        size=TransformerSize(vocab_size=37_000),
-        bucket_tokens=3125,
-        buckets=8,
-        max_length=256,
-        precision="bf16",
-        loader_workers=2,
-        config=AutoLRSConfig.paper(
-            total_steps=100_000,
-            lr_min=2e-5,
-            lr_max=5e-3,
-            warmup_steps=4000,
-            warmup_lr=7e-4,
-        ),
-    ),
-    # For two CPU cores. All numbers ours, and the package's default search.
-    "small": TranslationPreset(
-        size=TransformerSize(
-            vocab_size=4000, width=128, layers=2, heads=4, hidden=512, max_length=192
-        ),
-        bucket_tokens=600,
-        buckets=2,
-        max_length=100,
-        loader_workers=0,  # data takes under 5% of a step: measured, bench/NOTES.md
-        config=AutoLRSConfig(
-            total_steps=1700,
-            lr_min=1e-4,
-            lr_max=3e-2,
-        ),
-    ),
-}
-
-
-@dataclass
+@dataclass(kw_only=True)
 class TranslationTask(TrainingTask):
     """Cross-entropy with label smoothing, with Adam(0.9, 0.98).
 
@@ -121,30 +66,8 @@ class TranslationTask(TrainingTask):
     smoothing: float = 0.1
     micro_batch_size: int | None = 1
     eval_batch_size: int | None = 1
-
-    @classmethod
-    def from_preset(
-        cls,
-        preset: TranslationPreset,
-        tokenizer: Tokenizer,
-        folder: str,
-        languages: tuple[str, str],
-    ) -> TranslationTask:
-        """Return the task of a preset, with the vocabulary that the tokenizer came to."""
-        sizes = asdict(preset.size) | {"vocab_size": tokenizer.get_vocab_size()}
-        task = cls(
-            tokenizer_json=tokenizer.to_str(),
-            folder=folder,
-            source=languages[0],
-            target=languages[1],
-            size=TransformerSize(**sizes),
-            bucket_tokens=preset.bucket_tokens,
-            global_batch_size=preset.buckets,
-            max_length=preset.max_length,
-        )
-        task.precision = preset.precision
-        task.loader_workers = preset.loader_workers
-        return task
+    precision: Precision = "fp32"
+    loader_workers: int = 0
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -152,11 +75,12 @@ class TranslationTask(TrainingTask):
         return Tokenizer.from_str(self.tokenizer_json)
 
     def build_model(self) -> nn.Module:
-        return Transformer(self.size, PAD_ID)
+        return self.size.build(self.tokenizer.get_vocab_size())
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         # The LR is a place-holder: the schedule sets it.
-        return torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-9)
+        trained = [value for value in model.parameters() if value.requires_grad]  # no positions
+        return torch.optim.Adam(trained, lr=1e-3, betas=(0.9, 0.98), eps=1e-9)
 
     def train_dataset(self) -> Buckets:
         return self._buckets("train", self.max_length)
@@ -184,7 +108,7 @@ class TranslationTask(TrainingTask):
     def _cross_entropy(
         self, model: nn.Module, batch: Mapping[str, Tensor], smoothing: float
     ) -> Tensor:
-        logits = model(batch["source"], batch["shifted"])
+        logits = target_logits(model, batch["source"], batch["shifted"])
         return nn.functional.cross_entropy(
             logits.flatten(0, 1),
             batch["target"].flatten(),
@@ -201,10 +125,9 @@ class TranslationTask(TrainingTask):
         return {"test_bleu": bleu.score, "test_sentences": float(len(pairs))}
 
     def translate(
-        self, model: nn.Module, sentences: Sequence[str], device: torch.device, beam: int = 4
+        self, model: Any, sentences: Sequence[str], device: torch.device, beam: int = 4
     ) -> list[str]:
         """Return the translations of sentences; one longer than the model is cut at its end."""
-        assert isinstance(model, Transformer)
         model.eval()
         tokenizer = self.tokenizer
         longest = self.size.max_length - 1
@@ -213,12 +136,12 @@ class TranslationTask(TrainingTask):
         translations = [""] * len(sentences)
         for first in range(0, len(order), 32):
             places = order[first : first + 32]
-            width = max(len(encoded[place]) for place in places)
-            rows = [encoded[place] + [PAD_ID] * (width - len(encoded[place])) for place in places]
-            source = torch.tensor(rows, device=device)
-            found = beam_search(model, source, bos_id=BOS_ID, eos_id=EOS_ID, beam=beam)
-            for place, ids in zip(places, found, strict=True):
-                translations[place] = tokenizer.decode(ids).strip()
+            source = padded([encoded[place] for place in places]).to(device)
+            # The paper's bound, section 6.1: 50 tokens more than the source.
+            bound = min(source.shape[1] + 50, longest)
+            found = tokenizer.decode_batch(translate(model, source, beam=beam, longest=bound))
+            for place, text in zip(places, found, strict=True):
+                translations[place] = text.strip()
         return translations
 
 
@@ -235,3 +158,39 @@ def check_files(folder: str, source: str, target: str) -> None:
     """
     for part in PART_NAMES:
         next(read_pairs(*part_files(folder, part, source, target)), None)
+
+
+PRESETS = {
+    # The base model of the paper, with its batches of about 25,000 tokens on either side
+    # (section 5.1) in eight parts, its 37,000 byte pairs, 100,000 steps, and 4000 steps of
+    # warm-up to the LR that its formula (section 5.3) has at their end. The interval is ours:
+    # that LR with room on both sides.
+    "base": TextPreset(
+        task=partial(
+            TranslationTask,
+            size=TransformerSize(),
+            bucket_tokens=3125,
+            global_batch_size=8,
+            max_length=256,
+            precision="bf16",
+            loader_workers=2,
+        ),
+        vocab_size=37_000,
+        config=AutoLRSConfig.paper(
+            total_steps=100_000, lr=(2e-5, 5e-3), warmup=Warmup(steps=4000, lr=7e-4)
+        ),
+    ),
+    # For two CPU cores. All numbers ours, and the package's default search. Data takes under 5%
+    # of a step, so that no processes load it (bench/NOTES.md).
+    "small": TextPreset(
+        task=partial(
+            TranslationTask,
+            size=TransformerSize(width=128, layers=2, heads=4, hidden=512, max_length=192),
+            bucket_tokens=600,
+            global_batch_size=2,
+            max_length=100,
+        ),
+        vocab_size=4000,
+        config=AutoLRSConfig(total_steps=1700, lr=(1e-4, 3e-2)),
+    ),
+}

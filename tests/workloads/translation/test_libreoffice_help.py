@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_autolrs.workloads.libreoffice_help import main, write_parts
+from ray_autolrs.workloads.translation.libreoffice_help import main, write_parts
 
 PAGE = """<html><body><div id="Contents"><h2 id="hd_1">{heading}</h2>
 <p id="par_1" class="x">{first}</p><div><p id="par_2"><img src="a.svg"> {second}</p></div>

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from ray_autolrs.training.batches import StepBatches
+from ray_autolrs.algorithm.schedules.stage_plan import Stages
+from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
 from ray_autolrs.training.collectives import Solo
-from ray_autolrs.training.replica import Replica
-from ray_autolrs.workloads.image_task import PRESETS, ImageTask, SmallResNet
-from tests.workloads.images import write_fashion, write_image_folder
+from ray_autolrs.training.engine import Engine
+from ray_autolrs.workloads.images.task import PRESETS, SmallResNet
+from tests.workloads.image_files import write_fashion, write_image_folder
 
 
 def parameters(model: nn.Module) -> int:
@@ -22,22 +23,19 @@ def test_small_resnet_gives_a_logit_for_each_class():
 
 
 def test_fashion_preset_learns_in_a_few_steps(tmp_path):
-    task = ImageTask.from_preset(PRESETS["fashion"], str(write_fashion(tmp_path)))
+    task = PRESETS["fashion"].task(folder=str(write_fashion(tmp_path)))
     task.global_batch_size = 32
-    replica = Replica(task, Solo(), torch.device("cpu"), seed=0)
-    batches = StepBatches(task, micro_batch_size=32, seed=0)
-    task.loader_workers = 0
-    losses = torch.zeros(30, 1, dtype=torch.float64)
-    for step in range(30):
-        replica.take_step(step, [batches.micro(step, 0)], range(1), 0.05, losses[step])
+    engine = Engine(task, Solo(), torch.device("cpu"), seed=0)
+    losses = engine.loss_table(30)
+    assert [*engine.steps(0, 30, lambda step: 0.05, losses)][-1] == 30
     assert losses[-1] < 0.2 < losses[0]
-    measured = task.test(replica.module, torch.device("cpu"))
+    measured = task.test(engine.replica.module, torch.device("cpu"))
     assert measured["test_top1"] > 0.9
     assert measured["test_top5"] >= measured["test_top1"]
 
 
 def test_metrics_count_the_first_and_the_five_first_classes(tmp_path):
-    task = ImageTask.from_preset(PRESETS["fashion"], str(tmp_path))
+    task = PRESETS["fashion"].task(folder=str(tmp_path))
 
     class Fixed(nn.Module):
         def forward(self, images):
@@ -50,7 +48,7 @@ def test_metrics_count_the_first_and_the_five_first_classes(tmp_path):
 
 
 def test_imagenet_batches_are_channels_last_for_the_model(tmp_path):
-    task = ImageTask.from_preset(PRESETS["imagenet"], str(write_image_folder(tmp_path)))
+    task = PRESETS["imagenet"].task(folder=str(write_image_folder(tmp_path)))
     task.check_data()
     dataset = task.train_dataset()
     images, labels = task.collate([dataset[0], dataset[7]])
@@ -69,7 +67,7 @@ def test_imagenet_batches_are_channels_last_for_the_model(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_consistent(name, tmp_path):
-    task = ImageTask.from_preset(PRESETS[name], str(tmp_path))
+    task = PRESETS[name].task(folder=str(tmp_path))
     task.check_settings()
     for num_workers in (1, 2, 4, 8):
         assert task.resolved_micro_batch_size(num_workers) >= 16
@@ -79,6 +77,6 @@ def test_presets_are_consistent(name, tmp_path):
 
 def test_full_size_follows_the_paper(tmp_path):
     config = PRESETS["imagenet"].config
-    assert PRESETS["imagenet"].global_batch_size == 1024
-    assert (config.first_stage_steps, config.max_stage_steps) == (1000, 8000)
-    assert (config.probe_fraction, config.probes_per_stage, config.kappa) == (0.1, 10, 1000)
+    assert PRESETS["imagenet"].task(folder=str(tmp_path)).global_batch_size == 1024
+    assert config.stages == Stages(first_steps=1000, longest_steps=8000)
+    assert config.search == GaussianProcess(probe_fraction=0.1, probes=10, kappa=1000.0)

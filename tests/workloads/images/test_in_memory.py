@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from ray_autolrs.workloads.small_images import SmallImages, cifar10, fashion_mnist
-from tests.workloads.images import idx_bytes, write_fashion
+from ray_autolrs.workloads.images.in_memory import SmallImages, cifar10, fashion_mnist
+from tests.workloads.image_files import idx_bytes, write_fashion
 
 
 def test_fashion_mnist_is_cut_into_three_parts(tmp_path):

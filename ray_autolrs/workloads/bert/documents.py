@@ -63,6 +63,17 @@ def read_documents(path: Path) -> Documents:
     return documents
 
 
+def documents_of(text: str | None) -> Documents:
+    """Return the documents of a text file, or Python's own.
+
+    Raises:
+        ValueError: the file is missing or malformed.
+    """
+    if text is None:
+        return [list(document) for document in python_documents()]
+    return read_documents(Path(text))
+
+
 @lru_cache(maxsize=1)
 def python_documents() -> tuple[tuple[str, ...], ...]:
     """Return Python's own English: the topics of ``help()`` and the docstrings of its library.

@@ -6,36 +6,37 @@ import pickle
 import pytest
 import torch
 
+from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.collectives import Solo
-from ray_autolrs.training.replica import Replica
-from ray_autolrs.workloads.parallel_text import read_pairs, train_bpe
-from ray_autolrs.workloads.translation_task import (
+from ray_autolrs.training.engine import Engine
+from ray_autolrs.workloads.translation.parallel_text import read_pairs, train_bpe
+from ray_autolrs.workloads.translation.task import (
     PRESETS,
     TranslationTask,
     check_files,
     part_files,
 )
-from tests.workloads.parallel import translate, write_parallel
+from ray_autolrs.workloads.translation.transformer import target_logits
+from tests.workloads.parallel_files import translate, write_parallel
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = str(write_parallel(tmp_path_factory.mktemp("data"), train=1500))
     tokenizer = train_bpe(read_pairs(*part_files(folder, "train", "en", "de")), 300)
-    found = TranslationTask.from_preset(PRESETS["small"], tokenizer, folder, ("en", "de"))
-    found.loader_workers = 0
+    found = PRESETS["small"].task(
+        tokenizer_json=tokenizer.to_str(), folder=folder, source="en", target="de"
+    )
     found.bucket_tokens = 200
     found.size = dataclasses.replace(found.size, width=64, hidden=128)
     return found
 
 
 def test_it_learns(task):
-    replica = Replica(task, Solo(), torch.device("cpu"), seed=0)
-    batches = StepBatches(task, micro_batch_size=1, seed=0)
-    losses = torch.zeros(60, 2, dtype=torch.float64)
-    for step, micro_batches in enumerate(batches.stream(0, 60, range(2))):
-        replica.take_step(step, micro_batches, range(2), 2e-3, losses[step])
+    engine = Engine(task, Solo(), torch.device("cpu"), seed=0)
+    losses = engine.loss_table(60)
+    assert [*engine.steps(0, 60, lambda step: 2e-3, losses)][-1] == 60
     assert losses[0].mean() > 5
     assert losses[-1].mean() < 3.8
 
@@ -59,7 +60,7 @@ def test_loss_counts_real_tokens_only(task):
     batch = task.collate([bucket])
     smoothed = task.loss(model, batch)
     plain = task.metrics(model, batch)["nll"]
-    logits = model(batch["source"], batch["shifted"]).log_softmax(-1)
+    logits = target_logits(model, batch["source"], batch["shifted"]).log_softmax(-1)
     real = batch["target"] != 0
     right = logits.gather(2, batch["target"][..., None]).squeeze(2)
     expected = -right[real].mean()
@@ -97,5 +98,7 @@ def test_a_sentence_longer_than_the_model_is_cut(task):
 
 def test_full_size_follows_the_papers():
     preset = PRESETS["base"]
-    assert preset.bucket_tokens * preset.buckets == 25_000
-    assert (preset.config.first_stage_steps, preset.config.max_stage_steps) == (1000, 8000)
+    sizes = preset.task.keywords
+    assert preset.vocab_size == 37_000
+    assert sizes["bucket_tokens"] * sizes["global_batch_size"] == 25_000
+    assert preset.config.stages == Stages(first_steps=1000, longest_steps=8000)

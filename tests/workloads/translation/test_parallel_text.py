@@ -3,17 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_autolrs.workloads.parallel_text import (
+from ray_autolrs.workloads.translation.parallel_text import (
     EOS_ID,
     PAD_ID,
     SPECIAL,
     Buckets,
     collate_bucket,
-    load_bpe,
     read_pairs,
     train_bpe,
 )
-from tests.workloads.parallel import write_parallel
+from tests.workloads.parallel_files import write_parallel
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +55,11 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path, source, target,
         list(read_pairs(tmp_path / "a.en", tmp_path / "a.de"))
 
 
-def test_bpe_is_joint_and_loses_nothing(tokenizer, tmp_path):
+def test_bpe_is_joint_and_loses_nothing(tokenizer):
     assert [tokenizer.token_to_id(token) for token in SPECIAL] == [0, 1, 2, 3]
     text = "Größe, naïve — 東京 (x_1)!"
     assert tokenizer.decode(tokenizer.encode(text).ids).strip() == text
     assert len(tokenizer.encode("river").ids) == len(tokenizer.encode("RIVER").ids) == 1
-    tokenizer.save(str(tmp_path / "t.json"))
-    assert load_bpe(tmp_path / "t.json").encode(text).ids == tokenizer.encode(text).ids
-
-
-def test_another_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"t\.json is missing: expected a tokenizer\.json"):
-        load_bpe(tmp_path / "t.json")
-    (tmp_path / "t.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"t\.json is not a tokenizer"):
-        load_bpe(tmp_path / "t.json")
 
 
 def buckets_of(files, tokenizer, **overrides):
@@ -92,7 +81,6 @@ def test_buckets_hold_every_pair_once_and_keep_to_their_tokens(files, tokenizer)
     ]
     assert np.max(tokens) <= 60
     assert np.mean([max(sides) for sides in tokens[:-1]]) > 50
-    assert buckets.padding < 0.1
 
 
 def test_long_pairs_are_left_out(files, tokenizer):
@@ -109,4 +97,4 @@ def test_the_decoder_sees_what_it_said_before():
     batch = collate_bucket([one, two])
     assert batch["source"].tolist() == [[7, 3, PAD_ID], [5, 6, 3]]
     assert batch["target"].tolist() == [[8, 9, 3], [4, 3, PAD_ID]]
-    assert batch["shifted"].tolist() == [[2, 8, 9], [2, 4, PAD_ID]]
+    assert batch["shifted"].tolist() == [[2, 8, 9], [2, 4, 3]]

@@ -1,8 +1,9 @@
-"""Aligned sentences from LibreOffice's help, which Debian packages in many languages.
+r"""Aligned sentences from LibreOffice's help, which Debian packages in many languages.
 
     apt-get download libreoffice-help-en-us libreoffice-help-de
     for package in libreoffice-help-*.deb; do dpkg-deb -x $package help; done
-    python -m ray_autolrs.workloads.libreoffice_help help/usr/share/libreoffice/help en-US de data
+    python -m ray_autolrs.workloads.translation.libreoffice_help \
+        help/usr/share/libreoffice/help en-US de data
 
 writes ``data/train.en``, ``data/train.de`` and likewise ``val`` and ``test``. Paragraphs are
 aligned by page and by their id, and the three parts are cut by page, so that no page is in two

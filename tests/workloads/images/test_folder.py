@@ -5,15 +5,15 @@ import shutil
 import pytest
 import torch
 
-from ray_autolrs.workloads.image_folder import check_image_folder, class_count, image_folder
-from tests.workloads.images import write_image_folder
+from ray_autolrs.workloads.images.folder import class_names, image_folder
+from tests.workloads.image_files import write_image_folder
 
 
 def test_reads_both_parts(tmp_path):
     folder = write_image_folder(tmp_path)
-    check_image_folder(folder)
+    assert class_names(folder) == ["ant", "bee"]
     train, val = image_folder(folder, "train"), image_folder(folder, "val")
-    assert (len(train), len(val), class_count(folder)) == (8, 8, 2)
+    assert (len(train), len(val)) == (8, 8)
     image, label = val[7]
     assert image.shape == (3, 224, 224)
     assert label == 1
@@ -25,7 +25,7 @@ def test_reads_both_parts(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("val", r"/val is not a folder: expected images in .*/train/<class>/ and"),
+        ("val", r"lacks images: expected them in .*/train/<class>/ and .*/val'"),
         ("val/bee", r"the classes of train/ and val/ differ, 'bee' is in one only"),
     ],
 )
@@ -33,7 +33,7 @@ def test_refuses_missing_folders(tmp_path, missing, message):
     folder = write_image_folder(tmp_path)
     shutil.rmtree(folder / missing)
     with pytest.raises(ValueError, match=message):
-        check_image_folder(folder)
+        class_names(folder)
 
 
 def test_refuses_a_class_without_images(tmp_path):

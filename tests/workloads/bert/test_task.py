@@ -6,19 +6,20 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining
 
+from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.training.batches import StepBatches
-from ray_autolrs.workloads.bert_task import PRESETS, BertTask, documents_of
-from ray_autolrs.workloads.wordpiece import train_wordpiece
-from tests.workloads.text import write_documents
+from ray_autolrs.workloads.bert.documents import documents_of
+from ray_autolrs.workloads.bert.sentence_pairs import train_wordpiece
+from ray_autolrs.workloads.bert.task import PRESETS
+from tests.workloads.text_files import write_documents
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     text = str(write_documents(tmp_path_factory.mktemp("text") / "text"))
     sentences = (sentence for document in documents_of(text) for sentence in document)
-    found = BertTask.from_preset(PRESETS["tiny"], train_wordpiece(sentences, 120), text)
-    found.loader_workers = 0
-    return found
+    tokenizer = train_wordpiece(sentences, 120)
+    return PRESETS["tiny"].task(tokenizer_json=tokenizer.to_str(), text=text)
 
 
 def test_loss_is_that_of_transformers(task):
@@ -77,6 +78,12 @@ def test_batches_are_a_function_of_their_step(task):
         assert torch.equal(value, again[name]), name
 
 
+def test_a_batch_without_masked_words_is_finite(task):
+    batch = dict(StepBatches(task, micro_batch_size=32, seed=0).micro(0, 0))
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    assert torch.isfinite(task.loss(task.build_model(), batch))
+
+
 def test_test_documents_are_measured(task):
     measured = task.test(task.build_model(), torch.device("cpu"))
     assert set(measured) == {"test_mlm_loss", "test_mlm_accuracy", "test_nsp_accuracy"}
@@ -85,5 +92,7 @@ def test_test_documents_are_measured(task):
 
 def test_full_size_follows_the_paper():
     preset = PRESETS["base"]
-    assert (preset.vocab_size, preset.global_batch_size, preset.max_length) == (30_522, 256, 128)
-    assert (preset.config.first_stage_steps, preset.config.max_stage_steps) == (1000, 8000)
+    sizes = preset.task.keywords
+    assert preset.vocab_size == 30_522
+    assert (sizes["global_batch_size"], sizes["max_length"]) == (256, 128)
+    assert preset.config.stages == Stages(first_steps=1000, longest_steps=8000)

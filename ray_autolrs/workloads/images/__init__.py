@@ -1,0 +1,1 @@
+"""Image classification: residual networks on ImageNet, CIFAR-10 and Fashion-MNIST."""

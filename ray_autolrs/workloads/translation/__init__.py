@@ -1,0 +1,1 @@
+"""Translation with the Transformer of "Attention is all you need"."""
