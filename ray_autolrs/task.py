@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -72,16 +72,20 @@ class TrainingTask(ABC):
         """
 
     @abstractmethod
-    def train_dataset(self) -> Dataset[Any]:
-        """Return the training set, map-style: ``len()`` and indexing from 0.
+    def train_dataset(self) -> Dataset[Any] | Iterable[Any]:
+        """Return the training set, map-style: ``len()`` and indexing from 0; or a stream.
+
+        A stream is an ``IterableDataset`` of samples, or an iterable of ready batches, such as a
+        ``DataLoader``, of the samples in one forward pass of a worker. It is read in its own
+        order, and anew from each call of this method. Each worker's gives its share.
 
         Indexing may draw random numbers (``random``, ``numpy.random``, ``torch``): they are
         seeded by step, so that every probe sees the same augmentation.
         """
 
     @abstractmethod
-    def val_dataset(self) -> Dataset[Any]:
-        """Return the validation set, map-style."""
+    def val_dataset(self) -> Dataset[Any] | Iterable[Any]:
+        """Return the validation set, map-style; or a stream that ends, the same on each worker."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:

@@ -97,23 +97,33 @@ def load_checkpoint(worker: Worker, checkpoints: Checkpoints) -> int | None:
         # checkpoints that it wrote itself.
         state = torch.load(folder / STATE_FILE, map_location=on_device, weights_only=False)
         best = state.pop("best")
+        positions = state.pop("batches", [])
         if best["step"] >= 0 and worker.group.rank == 0:
             worker.best.step, worker.best.loss = best["step"], best["loss"]
             worker.best.state = torch.load(
                 folder / MODEL_FILE, map_location="cpu", weights_only=False
             )
     worker.snapshot.load_state_dict(state)
+    if positions:
+        # Another number of workers shares a stream out anew.
+        mine = positions[worker.group.rank] if len(positions) == worker.group.size else None
+        worker.engine.batches.go_on_from(mine, worker.snapshot.step)
     return worker.snapshot.restore(worker.replica)
 
 
 def save_checkpoint(worker: Worker, checkpoints: Checkpoints, *, with_model: bool) -> None:
     """Save the worker's snapshot, and the best model so far or, if asked for, the present one."""
+    position = worker.engine.batches.position(worker.snapshot.step)
+    positions = [] if position is None else worker.group.gather(position)
     if worker.group.rank > 0:
         checkpoints.save(None, worker.snapshot.step)
         return
     with tempfile.TemporaryDirectory(prefix="autolrs-") as folder:
         best = worker.best
-        state = worker.snapshot.state_dict() | {"best": {"step": best.step, "loss": best.loss}}
+        state = worker.snapshot.state_dict() | {
+            "best": {"step": best.step, "loss": best.loss},
+            "batches": positions,
+        }
         torch.save(state, Path(folder) / STATE_FILE)
         if best.step >= 0:
             torch.save(best.state, Path(folder) / MODEL_FILE)

@@ -46,7 +46,8 @@ def worker_loop(
     if saved_step is None:
         worker.take_snapshot(0)
         worker.check_first_loss()
-    lane = possible_lane(lane, config.lanes, worker.replica.module)
+    module, batches = worker.replica.module, worker.engine.batches
+    lane = possible_lane(lane, config.lanes, module, batches)
     event: Event | None = Ready(worker.snapshot.step, worker.replica.base_momentum)
     progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
     while True:

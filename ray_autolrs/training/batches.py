@@ -45,6 +45,22 @@ class Batches(Protocol):
         The stream may be left early. With loader processes, one stream at a time can be open.
         """
 
+    def begin(self, first_step: int, end_step: int, *, is_probe: bool) -> None:
+        """Hear that the steps from ``first_step`` to before ``end_step`` are taken next.
+
+        What probes read is read again, from the same ``first_step``, by other probes and by the
+        applied run; what is trained on is not. By itself, any step can be asked for at any time.
+        """
+        return
+
+    def position(self, step: int) -> Any:
+        """Return what a later process needs, by ``go_on_from``, to read on; None for nothing."""
+        return None
+
+    def go_on_from(self, position: Any, step: int) -> None:
+        """Take over from a process that had trained ``step`` steps."""
+        return
+
 
 class ValidationBatches(Protocol):
     """A list of whole batches.
@@ -59,11 +75,12 @@ class ValidationBatches(Protocol):
         """Return the batch at a place, on the CPU."""
 
 
-class StepBatches:
+class StepBatches(Batches):
     """The training batches of a task.
 
     Args:
         task: gives the training set, the batch size and the collation.
+        dataset: the training set, if the task has built it already.
         micro_batch_size: samples in a micro-batch; it divides ``task.global_batch_size``.
         seed: orders the epochs and seeds the augmentation.
         pin_memory: load into page-locked memory, for asynchronous copies to a GPU.
@@ -73,9 +90,16 @@ class StepBatches:
     """
 
     def __init__(
-        self, task: TrainingTask, *, micro_batch_size: int, seed: int, pin_memory: bool = False
+        self,
+        task: TrainingTask,
+        dataset: Any = None,
+        *,
+        micro_batch_size: int,
+        seed: int,
+        pin_memory: bool = False,
     ) -> None:
-        source = _TrainingBatches(task, task.train_dataset(), micro_batch_size, seed)
+        dataset = task.train_dataset() if dataset is None else dataset
+        source = _TrainingBatches(task, dataset, micro_batch_size, seed)
         if source.size < task.global_batch_size:
             raise ValueError(
                 f"the training set has {source.size} samples, fewer than "

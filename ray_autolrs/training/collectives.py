@@ -29,6 +29,9 @@ class Group(Protocol):
     def broadcast_object(self, value: Any) -> Any:
         """Return rank 0's ``value``, a picklable object, on every worker."""
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return every worker's ``value``, a picklable object, by rank, on every worker."""
+
 
 class Solo:
     """A group of one."""
@@ -44,6 +47,9 @@ class Solo:
 
     def broadcast_object(self, value: Any) -> Any:
         return value
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 class ProcessGroup:
@@ -77,3 +83,8 @@ class ProcessGroup:
         held = [value]
         dist.broadcast_object_list(held, src=0, device=self._device)
         return cast("Any", held[0])
+
+    def gather(self, value: Any) -> list[Any]:
+        held: list[Any] = [None] * self.size
+        dist.all_gather_object(held, value)
+        return held

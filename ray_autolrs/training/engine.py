@@ -24,18 +24,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.averaging.average import CALIBRATION_BATCHES, Averaging
 from ray_autolrs.training.averaging.batch_norm import running_norms
 from ray_autolrs.training.averaging.no_average import NoAverage
-from ray_autolrs.training.batches import Batches, StepBatches
+from ray_autolrs.training.batches import Batches
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.data_parallel import shards_of
 from ray_autolrs.training.evaluation import Evaluation, validation_batches
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.stream_reader import is_stream
+from ray_autolrs.training.stream_validation import stream_validation
+from ray_autolrs.training.streams import StreamBatches, training_batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ class Engine:
         if isinstance(task, LiveLoop):
             self.batches = task.batches
         else:
-            self.batches = StepBatches(
+            self.batches = training_batches(
                 task,
+                group,
                 micro_batch_size=micro_batch_size,
                 seed=seed,
                 pin_memory=device.type == "cuda",
@@ -110,6 +113,8 @@ class Engine:
             if averaging is not None
             else CALIBRATION_BATCHES * (not isinstance(self.replica.average, NoAverage))
         )
+        if isinstance(self.batches, StreamBatches) and running_norms(self.replica.module):
+            self.batches.look_back = self._calibration_batches
         self._is_rehearsed = False
 
     def loss_table(self, steps: int) -> Tensor:
@@ -184,11 +189,18 @@ class Engine:
         micro = self.together.micros[0]
         self.replica.check_first_loss(step, micro, self.batches.micro(step, micro), self.group)
 
-    def evaluation(self, dataset: Dataset[Any], indices: Sequence[int] | None = None) -> Evaluation:
+    @property
+    def eval_batch_size(self) -> int:
+        """Samples in one forward pass of an evaluation."""
+        return self.replica.task.eval_batch_size or self._micro_batch_size
+
+    def evaluation(self, dataset: Any, indices: Sequence[int] | None = None) -> Evaluation:
         """Return an evaluation on a dataset, or on the samples of it with these indices."""
         task, seed = self.replica.task, self.replica.seed
-        batch_size = task.eval_batch_size or self._micro_batch_size
-        batches = validation_batches(task, dataset, batch_size, indices, seed=seed)
+        if indices is None and is_stream(dataset):
+            streamed = stream_validation(task, dataset, self.eval_batch_size, seed)
+            return Evaluation(task, streamed, seed=seed)
+        batches = validation_batches(task, dataset, self.eval_batch_size, indices, seed=seed)
         return Evaluation(task, batches, seed=seed)
 
     def evaluate(self, evaluation: Evaluation, step: int) -> dict[str, float]:

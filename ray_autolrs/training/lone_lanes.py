@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
+from ray_autolrs.training.batches import Batches
+from ray_autolrs.training.streams import StreamBatches
 
-def lone_lane_obstacle(module: nn.Module) -> str | None:
+
+def lone_lane_obstacle(module: nn.Module, batches: Batches | None = None) -> str | None:
     """Return why a worker cannot train the model without the others, or None if it can."""
+    if isinstance(batches, StreamBatches):
+        return "train_dataset() is a stream, of which each worker reads its own share only"
     for name, submodule in module.named_modules():
         if isinstance(submodule, nn.SyncBatchNorm):
             return f"{name!r} is a SyncBatchNorm, whose forward pass waits for every worker"

@@ -156,6 +156,7 @@ def sweep_for_interval(
         ValueError: the loss is not finite within the first steps.
     """
     task = type(engine.replica.task).__name__
+    engine.batches.begin(0, LONGEST_FACTOR * steps, is_probe=True)
     result = _swept(engine, snapshot, _rising_lrs(lr_start, lr_end, steps))
     if result.read_by == "optimizer_lr":
         logger.info("LR range test of %s: the loss falls too little; a longer sweep follows", task)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_autolrs.training.batches import to_device
+from ray_autolrs.training.batches import Batches, to_device
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.random_streams import OwnRandomStates
 
@@ -92,7 +92,7 @@ class Tape:
 
     def copy(self, place: int) -> Any:
         """Return a copy of a batch, on the device that the source gave it on."""
-        return to_device(_copied(self._kept[place]), self._devices[place])
+        return to_device(copied(self._kept[place]), self._devices[place])
 
     def handed_back(self) -> list[Any]:
         """Return the batches that were read, as the source gave them."""
@@ -107,16 +107,16 @@ class Tape:
 
     def samples(self, place: int) -> int:
         """Return the samples in a batch: the length of its first tensor, or 1 without one."""
-        sizes = [len(tensor) for tensor in _arrays(self._kept[place]) if tensor.ndim]
+        sizes = [len(tensor) for tensor in arrays(self._kept[place]) if tensor.ndim]
         return sizes[0] if sizes else 1
 
     def size_bytes(self, count: int | None = None) -> int:
         """Return the bytes of the first ``count`` batches, or of all."""
-        arrays = (array for batch in self._kept[:count] for array in _arrays(batch))
-        return sum(int(array.nbytes) for array in arrays)
+        kept = (array for batch in self._kept[:count] for array in arrays(batch))
+        return sum(int(array.nbytes) for array in kept)
 
 
-class ReadyBatches:
+class ReadyBatches(Batches):
     """The training batches of probes: a tape's, from a place on.
 
     Args:
@@ -188,37 +188,37 @@ class NoValidation:
         raise AssertionError("there is no validation")
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Return a copy of a batch; of a tensor that is a part of another, only that part."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, MutableMapping):
-        copied = copy.copy(value)
-        copied.update({key: _copied(item) for key, item in value.items()})
-        return copied
+        new = copy.copy(value)
+        new.update({key: copied(item) for key, item in value.items()})
+        return new
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_copied(item) for item in value))
+        return type(value)(*(copied(item) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_copied(item) for item in cast("Sequence[Any]", value))
+        return type(value)(copied(item) for item in cast("Sequence[Any]", value))
     return copy.deepcopy(value)
 
 
-def _arrays(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
+def arrays(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
     """Yield the tensors and NumPy arrays of a batch, in their order."""
     if isinstance(value, (Tensor, np.ndarray)):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _arrays(item)
+            yield from arrays(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _arrays(item)
+            yield from arrays(item)
     elif hasattr(value, "__dict__"):
-        yield from _arrays(vars(value))
+        yield from arrays(vars(value))
 
 
 def _device_of(batch: Any) -> torch.device:
-    for array in _arrays(batch):
+    for array in arrays(batch):
         if isinstance(array, Tensor):
             return array.device
     return HOST

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -28,6 +29,8 @@ from ray_autolrs.training.kept_probes import KeptProbe, KeptProbes
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.settings import TrainingSettings
 from ray_autolrs.training.snapshot import Snapshot, share_buffers
+from ray_autolrs.training.stream_reader import is_stream
+from ray_autolrs.training.stream_validation import stream_validation
 
 Progress = Callable[[int, float], None]
 """Told (steps done in a segment, loss of the last one) at each look at the losses."""
@@ -75,14 +78,20 @@ class Worker:
             self.evaluation = Evaluation(task, task.validation, seed=settings.seed)
             self.probe_evaluation = self.evaluation
         else:
-            val_dataset = task.val_dataset()
-            size = dataset_size(val_dataset, "val_dataset")
-            self.evaluation = self.engine.evaluation(val_dataset)
-            subset = validation_subset(size, samples, settings.seed)
-            self.probe_evaluation = self.engine.evaluation(val_dataset, subset)
+            self.evaluation, self.probe_evaluation = self._evaluations(task.val_dataset(), samples)
         self.snapshot = Snapshot()
         self.best = BestWeights()
         self._kept = KeptProbes()
+
+    def _evaluations(self, data: Any, samples: int) -> tuple[Evaluation, Evaluation]:
+        """Return the evaluation on all validation data and that on some of their samples."""
+        task, seed = self.replica.task, self._settings.seed
+        if is_stream(data):
+            batches = stream_validation(task, data, self.engine.eval_batch_size, seed)
+            part = batches.part(samples, seed)
+            return Evaluation(task, batches, seed=seed), Evaluation(task, part, seed=seed)
+        subset = validation_subset(dataset_size(data, "val_dataset"), samples, seed)
+        return self.engine.evaluation(data), self.engine.evaluation(data, subset)
 
     def take_snapshot(self, step: int) -> None:
         """Capture the state before applied step ``step``: what probes and stages start from."""
@@ -192,6 +201,8 @@ class Worker:
         """
         first_step = self.snapshot.restore(self.replica)
         assert first_step == segment.first_step, (first_step, segment)
+        end_step = segment.last_step + 1
+        self.engine.batches.begin(first_step, end_step, is_probe=best is None)
         if self.engine.rehearse(first_step, share):
             self.snapshot.restore(self.replica)
         table = self.engine.loss_table(segment.steps)

@@ -96,6 +96,9 @@ class Half:
     def broadcast_object(self, value: Any) -> Any:
         return value
 
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
 
 def test_random_validation_data_is_the_same_each_time_and_for_any_number_of_workers():
     task = NoisyTask()

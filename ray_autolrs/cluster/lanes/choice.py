@@ -14,6 +14,7 @@ from ray_autolrs.cluster import lanes as folder
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.lanes.sequential import Sequential
 from ray_autolrs.lanes import Lanes
+from ray_autolrs.training.batches import Batches
 from ray_autolrs.training.lone_lanes import lone_lane_obstacle
 
 logger = logging.getLogger(__name__)
@@ -138,14 +139,16 @@ def lane_in_process(settings: Lanes) -> Lane:
     return lane
 
 
-def possible_lane(lane: Lane, settings: Lanes, module: nn.Module) -> Lane:
-    """Return the lane that a model allows; it is the same on every worker.
+def possible_lane(
+    lane: Lane, settings: Lanes, module: nn.Module, batches: Batches | None = None
+) -> Lane:
+    """Return the lane that a model and its training batches allow; it is the same on every worker.
 
     Raises:
-        ValueError: the model cannot be probed by one process alone, and the kind that is asked
-            for does.
+        ValueError: the model cannot be probed by one process alone on these batches, and the
+            kind that is asked for does.
     """
-    obstacle = lone_lane_obstacle(module) if lane.is_alone else None
+    obstacle = lone_lane_obstacle(module, batches) if lane.is_alone else None
     if obstacle is None:
         return lane
     if settings.kind != "auto":
