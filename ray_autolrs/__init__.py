@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ray_autolrs.training.averaging.ema import EMA
     from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
     from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
+    from ray_autolrs.training.find_lr import find_lr
     from ray_autolrs.training.settings import Validation
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingTask",
     "Validation",
     "Warmup",
+    "find_lr",
 ]
 
 _HOMES = {
@@ -69,6 +71,7 @@ _HOMES = {
     "training.averaging.ema": ("EMA",),
     "training.averaging.schedule_free": ("ScheduleFreeAverage",),
     "training.averaging.schedule_free_optimizer": ("ScheduleFree",),
+    "training.find_lr": ("find_lr",),
     "training.settings": ("Validation",),
 }
 """The public names of each module, below the package."""

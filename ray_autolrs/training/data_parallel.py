@@ -34,8 +34,33 @@ def data_parallel(
     )
 
 
+def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:
+    """Return the module's wrapper that averages gradients, compiled or not; None without one."""
+    inner = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    return inner if isinstance(inner, DistributedDataParallel) else None
+
+
 def gradient_sync(module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[Any]:
     """Average gradients over the workers in the last micro-batch of a step only."""
-    if isinstance(module, DistributedDataParallel) and not is_last:
-        return module.no_sync()
+    wrapper = wrapper_of(module)
+    if wrapper is not None and not is_last:
+        return wrapper.no_sync()
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def forward_alone(module: nn.Module) -> Any:
+    """Let forward passes of a wrapped module, without a gradient, not wait for the others.
+
+    A wrapper that a user made broadcasts buffers at each pass, and workers may have unequal
+    numbers of validation batches.
+    """
+    wrapper = wrapper_of(module)
+    if wrapper is None:
+        yield
+        return
+    syncs, wrapper.require_forward_param_sync = wrapper.require_forward_param_sync, False
+    try:
+        yield
+    finally:
+        wrapper.require_forward_param_sync = syncs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,3 +48,42 @@ def seed_everything(seed: int, stream: Stream, *address: int) -> None:
     torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(value)
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of the global generators: Python's, NumPy's and PyTorch's."""
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what :func:`random_states` returned."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class OwnRandomStates:
+    """A context with random states of its own: they go on where they were left the last time.
+
+    At first they are the states that there are when it is made.
+    """
+
+    def __init__(self) -> None:
+        self._own = self._outer = random_states()
+
+    def __enter__(self) -> None:
+        self._outer = random_states()
+        set_random_states(self._own)
+
+    def __exit__(self, *raised: object) -> None:
+        self._own = random_states()
+        set_random_states(self._outer)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
@@ -26,7 +24,9 @@ from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.data_parallel import data_parallel, gradient_sync
+from ray_autolrs.training.data_parallel import data_parallel, gradient_sync, wrapper_of
+from ray_autolrs.training.live_loop import LiveLoop
+from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,8 @@ class Replica:
             for an optimizer that averages in its own steps.
 
     Raises:
-        ValueError: one of the task's settings is out of its range; the first parameter group's
-            LR is not positive, so that the other groups have no ratio to it; a parameter of the
-            model is lazy; or the optimizer needs a closure, has a parameter that the model lacks,
-            or would be averaged twice.
+        ValueError: one of the task's settings is out of its range, its parts are refused, or the
+            weights would be averaged twice.
     """
 
     def __init__(
@@ -64,24 +62,21 @@ class Replica:
         self.task = task
         self.device = device
         self.seed = seed
-        seed_everything(seed, Stream.BUILD)
-        self.module = task.build_model().to(device).train()
-        self.optimizer = task.build_optimizer(self.module)
-        self.initial_lrs = [float(param_group["lr"]) for param_group in self.optimizer.param_groups]
-        if not (math.isfinite(self.initial_lrs[0]) and self.initial_lrs[0] > 0):
-            raise ValueError(
-                f"the optimizer's first parameter group has lr={self.initial_lrs[0]!r}; it must be "
-                "positive, because the other groups keep their ratio to it"
-            )
+        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, device, seed)
+        self.module = parts.module
+        self.optimizer = parts.optimizer
+        self.scaler = parts.scaler
+        self.initial_lrs = parts.lrs
+        self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
-        self._check_module()
-        self._check_optimizer()
+# Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
+        self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
         self.average = self._build_average(averaging)
-        # Scaling is for float16 alone; a disabled scaler passes everything through.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=task.precision == "fp16")
         self._group = group
-        alone = group.size == 1
+        # A user's own module may be wrapped already, and a user's own step sees to it itself.
+        is_live = wrapper_of(self.module) is not None or self._own_step is not None
+        alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
         self._unused_are_known = alone
 
@@ -94,34 +89,19 @@ class Replica:
             refuse_a_second_average(self.optimizer)
         return SelfAveraged(self.optimizer)
 
-    def _check_module(self) -> None:
-        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
-            if is_lazy(tensor):
-                raise ValueError(
-                    f"{type(self.task).__name__}.build_model returned a model whose {name!r} has "
-                    "no shape yet: it is of a lazy module; run a batch through the model in "
-                    "build_model"
-                )
-
-    def _check_optimizer(self) -> None:
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            raise ValueError(
-                "the optimizer is LBFGS, which evaluates the loss several times in a step; use one "
-                "whose step() needs no closure"
-            )
-        known = {id(parameter) for parameter in self._parameters}
-        for place, param_group in enumerate(self.optimizer.param_groups):
-            if any(id(parameter) not in known for parameter in param_group["params"]):
-                raise ValueError(
-                    f"the optimizer's parameter group {place} has a parameter that the model "
-                    "lacks; make it part of the model, or no snapshot holds it"
-                )
-
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that model and loss run in: autocast, or none for ``"fp32"``."""
         if self.task.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
+
+    def train_mode(self) -> None:
+        """Put every layer in the mode that it trains in."""
+        if self.module.training:  # walking through the layers would take time in each step
+            return
+        self.module.train()
+        for layer, trains in self._modes:
+            layer.training = trains
 
     def set_lr(self, lr: float) -> None:
         """Give the first parameter group an LR, and the others their ratio of it."""
@@ -156,6 +136,13 @@ class Replica:
                 the bare module: DDP's forward pass may wait for the others.
         """
         self.set_lr(lr)
+        if self._own_step is not None:
+            self.train_mode()
+            seed_everything(self.seed, Stream.MODEL, step, micros[0])
+            loss = self._own_step(batches)
+            losses[micros.start : micros.stop] = torch.as_tensor(loss).detach()
+            self.average.update()
+            return
         self._set_gradients(step, batches, micros, losses, self._forward_module(alone))
         if self.task.max_grad_norm is not None:
             self.scaler.unscale_(self.average.optimizer)
@@ -166,7 +153,7 @@ class Replica:
 
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
-        self.module.train()
+        self.train_mode()
         with torch.no_grad():
             return self._loss(step, micro, batch, self.module)
 
@@ -205,8 +192,9 @@ class Replica:
         if isinstance(self.average, NoAverage):
             yield
             return
+        frozen = [layer for layer, trains in self._modes if not trains]
         with kept_statistics(self.module), self.average.swapped_in():
-            take_statistics(self.module, batches, self._calibration_pass)
+            take_statistics(self.module, batches, self._calibration_pass, frozen=frozen)
             yield
 
     def _calibration_pass(self, batch: Any) -> None:
@@ -214,13 +202,16 @@ class Replica:
             self.task.loss(self.module, to_device(batch, self.device))
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
-        """Compute a step's gradients and drop them. It changes buffers and random states.
+        """Compute a step's gradients and drop them. The caller puts the state back.
 
         DDP sorts its buckets anew after its first backward pass, and with more than two workers
         the place of a gradient in its bucket decides in which order it is added up. After a
         rehearsal, a step gives the same bits whether or not it is the first of its process.
         """
-        self._set_gradients(step, batches, micros, losses, self._forward_module(alone=False))
+        if self._own_step is None:
+            self._set_gradients(step, batches, micros, losses, self._forward_module(alone=False))
+        else:
+            self._own_step(batches)
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
@@ -242,8 +233,7 @@ class Replica:
         """Set the (scaled) gradients of the global batch's mean loss, and note the losses."""
         if forward_module is not self.module and not self._unused_are_known:
             forward_module = self._find_unused(step, micros[0], batches[0])
-        if not self.module.training:  # walking through the modules would take time in each step
-            self.module.train()
+        self.train_mode()
         self.clear_gradients()
         buffers_of_first: list[Tensor] = []
         for place, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
@@ -269,7 +259,7 @@ class Replica:
         """
         self._unused_are_known = True
         buffers = [buffer.clone() for buffer in self.module.buffers()]
-        self.module.train()
+        self.train_mode()
         self._loss(step, micro, batch, self.module).backward()  # type: ignore[no-untyped-call]
         trained = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
         lacking = torch.tensor([float(p.grad is None) for _, p in trained], device=self.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,11 @@ def kept_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def take_statistics(
-    module: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object] | None = None
+    module: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], object] | None = None,
+    *,
+    frozen: Sequence[nn.Module] = (),
 ) -> None:
     """Set running statistics to the mean over batches; dropout and the like stay off.
 
@@ -43,8 +47,9 @@ def take_statistics(
         batches: what ``forward`` is given.
         forward: passes a batch through the module. By default ``module(batch)``, with ``**batch``
             for a dict and with the first element of a tuple or list.
+        frozen: layers whose statistics no step moves; they stay.
     """
-    norms = running_norms(module)
+    norms = [norm for norm in running_norms(module) if norm not in frozen]
     if not norms:
         return
     modes = [(layer, layer.training) for layer in module.modules()]

@@ -9,7 +9,8 @@ from typing import Any, cast, final
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ray_autolrs.training.averaging.average import kept, parameters_of
+from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.training.averaging.average import STEPS, kept, parameters_of
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
 
 
@@ -27,6 +28,14 @@ class SelfAveraged:
         self.updates = 0
         self._modes: Any = cast("Any", optimizer)
         self._modes.train()
+
+    @property
+    def interpolation(self) -> Interpolation | None:
+        """What is known of the average: of ours its momentum and its power."""
+        group = self.optimizer.param_groups[0]
+        if STEPS not in group:
+            return None
+        return Interpolation(group["average_momentum"], group["average_power"])
 
     def update(self) -> None:
         return
