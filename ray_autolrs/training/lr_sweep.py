@@ -197,13 +197,16 @@ def _swept(engine: Engine, snapshot: Snapshot, lrs: list[float]) -> RangeTestRes
     try:
         interval = read_interval(lrs, losses)
     except NeverFellError:
-        differences = paired(losses, _losses_before(engine, snapshot, len(losses)))
+        before = _losses_before(engine, snapshot, len(losses))
         spent += len(losses) / 3
         try:
-            read_by, interval = "paired_losses", read_interval(lrs, differences, local_noise=True)
+            read_by, interval = (
+                "paired_losses",
+                read_interval(lrs, paired(losses, before), local_noise=True),
+            )
         except NeverFellError:
             read_by = "optimizer_lr"
-            interval = fallback_interval(engine.replica.initial_lrs[0], lrs, differences)
+            interval = fallback_interval(engine.replica.initial_lrs[0], lrs, losses, before)
     taken = tuple(lrs[: len(losses)])
     return RangeTestResult(*interval, taken, tuple(losses), ending, read_by, math.ceil(spent))
 

@@ -120,29 +120,29 @@ def paired(losses: Sequence[float], before: Sequence[float]) -> list[float]:
 
 
 def fallback_interval(
-    lr: float, lrs: Sequence[float], losses: Sequence[float]
+    lr: float, lrs: Sequence[float], losses: Sequence[float], before: Sequence[float]
 ) -> tuple[float, float]:
-    """Return the decades around an LR, but none where the loss has risen for good.
+    """Return the three decades around an LR, but none where the loss has risen for good.
+
+    It has where it exceeds its level by more than the noise of a batch, on the same batches.
 
     Args:
         lr: the LR that the user's optimizer has.
         lrs: as for :func:`read_interval`.
-        losses: the paired losses.
+        losses: likewise.
+        before: as for :func:`paired`.
 
     >>> lrs = [10 ** (i / 10 - 7) for i in range(81)]  # 1e-7 to 10
-    >>> [round(end, 6) for end in fallback_interval(0.01, lrs, [1.0] * 81)]
+    >>> [round(end, 6) for end in fallback_interval(0.01, lrs, [1.0] * 81, [1.0] * 81)]
     [0.000316, 0.316228]
     """
-    width = math.sqrt(DECADES)
-    low, high = lr / width, lr * width
-    level, smoothed = _level(losses, len(lrs)), smooth(losses)
-    least = max(MIN_FALL * _noise(losses[-LOCAL_LOSSES:]), ROUNDING * abs(level))
-    if smoothed[-1] > level + least:
-        below = [place for place, loss in enumerate(smoothed) if loss <= level + ROUNDING * level]
-        rises = lrs[below[-1]] if below else lrs[0]
-        high = min(high, max(rises, 10 * low / width))
-        low = min(low, high / DECADES)
-    return low, high
+    high = lr * math.sqrt(DECADES)
+    differences = paired(losses, before)
+    level = _level(differences, len(lrs))
+    most = level + max(_noise(before), ROUNDING * abs(level))
+    low_enough = [place for place, loss in enumerate(smooth(differences)) if loss <= most]
+    high = min(high, lrs[low_enough[-1]]) if low_enough[-1] < len(losses) - 1 else high
+    return high / DECADES, high
 
 
 def has_risen(losses: Sequence[float], planned: int) -> bool:
