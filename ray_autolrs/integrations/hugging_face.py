@@ -195,7 +195,8 @@ class AutoLRSCallback(TrainerCallback):
             "group_lrs": list(self.lrs),
             "averaged": STEPS in self._trainer.optimizer.param_groups[0],
         }
-        state.log_history.append({"step": state.global_step, RECORD: entry})
+        history: list[Any] = state.log_history
+        history.append({"step": state.global_step, RECORD: entry})
 
     def on_epoch_end(
         self,
@@ -288,7 +289,8 @@ class AutoLRSCallback(TrainerCallback):
 
 def _recorded(state: TrainerState) -> Mapping[str, Any] | None:
     """Return what a checkpoint says was found."""
-    return next((entry[RECORD] for entry in state.log_history if RECORD in entry), None)
+    history: list[Any] = state.log_history
+    return next((entry[RECORD] for entry in history if RECORD in entry), None)
 
 
 @contextlib.contextmanager

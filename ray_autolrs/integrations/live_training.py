@@ -68,6 +68,14 @@ class LiveSettings:
         assert average.momentum is not None, "resolved"
         return ScheduleFree(optimizer, momentum=average.momentum, power=average.power)
 
+    def set_momentum(self, optimizer: Optimizer, global_batch_size: int) -> None:
+        """Give an average that has no step yet the momentum that its batch asks for."""
+        assert self.averaging is not None, "there is an average"
+        momentum = self.averaging.resolve(global_batch_size).momentum
+        for group in optimizer.param_groups:
+            if STEPS in group:
+                group["average_momentum"] = momentum
+
     def constant_lr(
         self, optimizer: Optimizer, total_steps: int | None, warmup_steps: int | None = None
     ) -> LambdaLR:
@@ -80,8 +88,24 @@ class LiveSettings:
         """
         warmup = self.warmup or Warmup(steps=warmup_steps)
         resolved = warmup.resolve(total_steps, is_averaged=True)
-        steps, power = resolved.steps or 0, resolved.power or 1.0
-        return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, steps)) ** power)
+        return LambdaLR(optimizer, Rise(resolved.steps or 0, resolved.power or 1.0))
+
+
+class Rise:
+    """The factor of each step's LR; unlike a function, it is saved with its scheduler.
+
+    Args:
+        steps: after which it is 1.
+        power: of the step that it rises with.
+    """
+
+    def __init__(self, steps: int, power: float) -> None:
+        self.steps = steps
+        self.power = power
+
+    def __call__(self, step: int) -> float:
+        """Return the factor of a step, from 0."""
+        return float(min(1.0, (step + 1) / max(1, self.steps)) ** self.power)
 
 
 def innermost(optimizer: Any) -> Any:
@@ -143,7 +167,9 @@ def scale_scheduler(scheduler: Any, ratios: Sequence[float]) -> None:
     for part in (scheduler, *getattr(scheduler, "_schedulers", ())):
         for name in ("base_lrs", "max_lrs", "_last_lr"):
             if isinstance(vars(part).get(name), list):
-                setattr(part, name, [lr * r for lr, r in zip(getattr(part, name), ratios, strict=True)])
+                setattr(
+                    part, name, [lr * r for lr, r in zip(getattr(part, name), ratios, strict=True)]
+                )
 
 
 def warn_of_batch_norm(model: torch.nn.Module, optimizer: Any) -> None:

@@ -20,7 +20,7 @@ from ray_autolrs.integrations.live_training import innermost
 from tests.training.toy import assert_same
 
 STEPS = 12
-SHORT = {"search": Bracket(probe_steps=8), "validation_samples": 8}
+SHORT: dict[str, Any] = {"search": Bracket(probe_steps=8), "validation_samples": 8}
 
 
 class Text(Dataset):
@@ -93,7 +93,8 @@ class Seen(TrainerCallback):
     """Notes the LR and the samples of each training step."""
 
     def __init__(self, trainer):
-        self.lrs, self.firsts = [], []
+        self.lrs: list[list[float]] = []
+        self.firsts: list[torch.Tensor] = []
         take = trainer.training_step
 
         def noted(model, inputs, *args):
@@ -159,8 +160,10 @@ def test_items_in_a_batch_are_counted_as_the_trainer_does(tmp_path):
     trainer = trainer_of(tmp_path, Text(ragged=True), gradient_accumulation_steps=2)
     callback = searched(trainer, averaging=None)
     trainer.train()
+    assert callback.found is not None
     batches = [batch["labels"] for batch in callback.found.batches_read[2:4]]
-    model, losses = language_model(), []
+    model = language_model()
+    losses: list[float] = []
     for labels in batches:
         full = torch.nn.functional.cross_entropy(
             model(callback.found.batches_read[2 + len(losses)]["input_ids"]).logits[:, :-1].mT,
@@ -172,7 +175,11 @@ def test_items_in_a_batch_are_counted_as_the_trainer_does(tmp_path):
     first = callback.found.probes[0].training_losses[0]
     assert first == pytest.approx(sum(losses) / items, rel=1e-6)
     assert first != pytest.approx(
-        sum(loss / int(labels[:, 1:].ne(-100).sum()) for loss, labels in zip(losses, batches, strict=True)) / 2,
+        sum(
+            loss / int(labels[:, 1:].ne(-100).sum())
+            for loss, labels in zip(losses, batches, strict=True)
+        )
+        / 2,
         rel=1e-6,
     )
 
@@ -316,7 +323,7 @@ def test_a_checkpoint_without_a_search_goes_on_as_it_was(tmp_path, caplog):
 
 
 def test_arguments_are_checked(tmp_path):
-    with pytest.raises(ValueError, match="trainer=int must be a transformers.Trainer"):
+    with pytest.raises(ValueError, match=r"trainer=int must be a transformers\.Trainer"):
         AutoLRSCallback(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"averaging=EMA\(.*must be ScheduleFreeAverage"):
         AutoLRSCallback(trainer_of(tmp_path), averaging=EMA())  # type: ignore[arg-type]
