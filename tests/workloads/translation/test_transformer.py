@@ -137,9 +137,8 @@ def test_base_model_has_the_papers_size():
     assert model.num_parameters() == trained + 2 * 512 * 512
 
 
-def test_a_beam_finds_a_better_translation_than_greed():
-    torch.manual_seed(7)
-    model: Any = SIZE.build(50).double().eval()
+def test_a_beam_finds_a_better_translation_than_greed(model):
+    torch.manual_seed(2)
     for value in model.parameters():
         if value.requires_grad:
             nn.init.normal_(value, std=0.3)
