@@ -69,7 +69,7 @@ class Replica:
         self.initial_lrs = parts.lrs
         self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
-        # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
+# Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
         self.average = self._build_average(averaging)
