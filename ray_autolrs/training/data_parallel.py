@@ -1,12 +1,14 @@
-"""torch's DistributedDataParallel around a replica's module: it averages the gradients."""
+"""How gradients are averaged: by torch's DDP, or as a user's own module does it."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -35,9 +37,19 @@ def data_parallel(
 
 
 def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:
-    """Return the module's wrapper that averages gradients, compiled or not; None without one."""
+    """Return the DDP that the module is wrapped in, compiled or not; None without one."""
     inner = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     return inner if isinstance(inner, DistributedDataParallel) else None
+
+
+def shards_of(module: nn.Module) -> list[FSDPModule]:
+    """Return those of the module's layers that ``fully_shard`` has sharded over the workers."""
+    return [layer for layer in module.modules() if isinstance(layer, FSDPModule)]
+
+
+def averages_gradients(module: nn.Module) -> bool:
+    """Tell whether a module averages gradients over the workers itself, as a user's own may."""
+    return wrapper_of(module) is not None or bool(shards_of(module))
 
 
 def gradient_sync(module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -45,22 +57,31 @@ def gradient_sync(module: nn.Module, is_last: bool) -> contextlib.AbstractContex
     wrapper = wrapper_of(module)
     if wrapper is not None and not is_last:
         return wrapper.no_sync()
+    for layer in shards_of(module):
+        layer.set_requires_gradient_sync(is_last, recurse=False)
     return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def forward_alone(module: nn.Module) -> Any:
-    """Let forward passes of a wrapped module, without a gradient, not wait for the others.
+def forward_only(module: nn.Module) -> Iterator[None]:
+    """Let forward passes of a user's own wrapped or sharded module leave nothing behind.
 
-    A wrapper that a user made broadcasts buffers at each pass, and workers may have unequal
-    numbers of validation batches.
+    DDP would broadcast buffers at each pass, and workers may have unequal numbers of them. Layers
+    that are sharded stay whole until a backward pass that does not come.
     """
     wrapper = wrapper_of(module)
-    if wrapper is None:
-        yield
-        return
-    syncs, wrapper.require_forward_param_sync = wrapper.require_forward_param_sync, False
+    syncs = wrapper is not None and wrapper.require_forward_param_sync
+    if wrapper is not None:
+        wrapper.require_forward_param_sync = False
     try:
         yield
     finally:
-        wrapper.require_forward_param_sync = syncs
+        if wrapper is not None:
+            wrapper.require_forward_param_sync = syncs
+        reshard(module)
+
+
+def reshard(module: nn.Module) -> None:
+    """Let each worker hold its part of the module only."""
+    for layer in shards_of(module):
+        layer.reshard()

@@ -32,6 +32,7 @@ from ray_autolrs.training.averaging.batch_norm import running_norms
 from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import Batches, StepBatches
 from ray_autolrs.training.collectives import Group, Solo
+from ray_autolrs.training.data_parallel import shards_of
 from ray_autolrs.training.evaluation import Evaluation, validation_batches
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.replica import Replica
@@ -207,10 +208,15 @@ class Engine:
         return self.replica.averaged(self._calibration(step, group or self.group))
 
     def _calibration(self, step: int, group: Group) -> Iterator[Any]:
-        """Yield the first micro-batch of each of the latest steps, on rank 0."""
-        if group.rank == 0:
+        """Yield the first micro-batch of each of the latest steps, on rank 0.
+
+        Where a forward pass needs every worker, each yields its own.
+        """
+        together = bool(shards_of(self.replica.module))
+        if group.rank == 0 or together:
+            micro = self.together.micros[0] if together else 0
             for earlier in range(max(0, step - self._calibration_batches), step):
-                yield self.batches.micro(earlier, 0)
+                yield self.batches.micro(earlier, micro)
 
     def forward_steps(self, evals: int, evaluation: Evaluation) -> float:
         """Return what evaluations cost, in steps; a step is a forward and two backward passes."""

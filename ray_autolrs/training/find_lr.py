@@ -21,6 +21,7 @@ from ray_autolrs.algorithm.search.bracket import Bracket
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
 from ray_autolrs.training.averaging.average import Averaging
 from ray_autolrs.training.collectives import Group, ProcessGroup, Solo
+from ray_autolrs.training.data_parallel import reshard
 from ray_autolrs.training.found_lr import FoundLR
 from ray_autolrs.training.kept_state import state_kept
 from ray_autolrs.training.live_arguments import (
@@ -116,6 +117,7 @@ def find_lr(
     group: Group = Solo()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         group = ProcessGroup(device)
+    reshard(model)  # An evaluation may have left it whole.
     with state_kept(model, optimizer, scaler, (train_batches, val_batches), keep):
         if not model.training:  # One that trains may have frozen layers, which stay so.
             model.train()

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ray_autolrs.algorithm.field_checks import is_integer, is_number
-from ray_autolrs.training.data_parallel import wrapper_of
+from ray_autolrs.training.data_parallel import shards_of, wrapper_of
 from ray_autolrs.training.lone_lanes import sharded_parameter
 
 
@@ -19,7 +19,7 @@ def check_model(model: object) -> torch.device:
     """Refuse what cannot be searched on, and return the model's device.
 
     Raises:
-        ValueError: it is no module, has no parameters, is sharded over processes, or averages
+        ValueError: it is no module, has no parameters, is sharded but not by FSDP2, or averages
             gradients over some of the processes only.
     """
     if not isinstance(model, nn.Module):
@@ -28,11 +28,11 @@ def check_model(model: object) -> torch.device:
     if first is None:
         raise ValueError("model has no parameters; give the one that the optimizer trains")
     sharded = sharded_parameter(model)
-    if sharded is not None:
+    if sharded is not None and not shards_of(model):
         raise ValueError(
-            f"the parameter {sharded!r} of model is sharded over the processes (FSDP or tensor "
-            "parallelism), whose weights find_lr cannot put back yet: call it on the model before "
-            "it is sharded, or on a smaller one of the same kind"
+            f"the parameter {sharded!r} of model is sharded over the processes by FSDP's first "
+            "version or by tensor parallelism, whose weights find_lr cannot put back: shard it by "
+            "torch.distributed.fsdp.fully_shard, or call find_lr before it is sharded"
         )
     wrapper = wrapper_of(model)
     if wrapper is not None and dist.get_world_size(wrapper.process_group) != dist.get_world_size():

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.batches import ValidationBatches
-from ray_autolrs.training.data_parallel import forward_alone
+from ray_autolrs.training.data_parallel import forward_only
 from ray_autolrs.training.parts import Parts
 from ray_autolrs.training.ready_batches import ReadyBatches
 
@@ -54,7 +54,7 @@ class LiveLoop(TrainingTask):
         assert self._loss is not None, "such steps are not validated"
         if torch.is_grad_enabled():
             return self._loss(model, batch)
-        with forward_alone(model):
+        with forward_only(model):
             return self._loss(model, batch)
 
     def build_model(self) -> NoReturn:

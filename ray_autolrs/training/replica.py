@@ -24,7 +24,7 @@ from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.data_parallel import data_parallel, gradient_sync, wrapper_of
+from ray_autolrs.training.data_parallel import averages_gradients, data_parallel, gradient_sync
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
@@ -69,13 +69,13 @@ class Replica:
         self.initial_lrs = parts.lrs
         self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
-# Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
+        # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
         self.average = self._build_average(averaging)
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
-        is_live = wrapper_of(self.module) is not None or self._own_step is not None
+        is_live = averages_gradients(self.module) or self._own_step is not None
         alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
         self._unused_are_known = alone
