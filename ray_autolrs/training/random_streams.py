@@ -6,9 +6,12 @@ and the same dropout masks. So each micro-batch is seeded anew by (seed, step, m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,3 +50,47 @@ def seed_everything(seed: int, stream: Stream, *address: int) -> None:
     torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(value)
+
+
+def random_states(cuda_devices: list[torch.device]) -> dict[str, Any]:
+    """Return Python's, NumPy's and PyTorch's random states as tuples, numbers and tensors.
+
+    Args:
+        cuda_devices: the GPUs whose states are wanted too.
+    """
+    numpy_state: Any = np.random.get_state()
+    kind, keys, place, has_normal, normal = numpy_state
+    return {
+        "python": random.getstate(),
+        # Signed, because PyTorch lacks most operations on unsigned integers.
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), place, has_normal, normal),
+        "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state(device) for device in cuda_devices],
+    }
+
+
+def set_random_states(states: dict[str, Any], cuda_devices: list[torch.device]) -> None:
+    """Put back what :func:`random_states` returned, perhaps on a machine with other GPUs."""
+    random.setstate(states["python"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    for device, state in zip(cuda_devices, states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state, device)
+
+
+@contextlib.contextmanager
+def random_states_kept(*, with_cuda: bool) -> Iterator[None]:
+    """Leave the random states as they were before, whatever is drawn or seeded within.
+
+    Args:
+        with_cuda: the GPUs' too. To read them starts CUDA in this process.
+    """
+    used = with_cuda and torch.cuda.is_available()
+    count = torch.cuda.device_count() if used else 0
+    devices = [torch.device("cuda", index) for index in range(count)]
+    states = random_states(devices)
+    try:
+        yield
+    finally:
+        set_random_states(states, devices)
