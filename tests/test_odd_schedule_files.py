@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ray_autolrs import LRSchedule
+from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import Piecewise, WarmupCosine, WarmupStableDecay
 
@@ -19,7 +20,8 @@ GOOD = LRSchedule(
         Segment(0, 9, 0.5, WarmupStableDecay(0, 30, 4, 10)),
         Segment(10, 19, 0.25, WarmupCosine(0, 30, 4, 2.0)),
         Segment(20, 29, 0.125, Piecewise(((0, 0.5), (25, 1.0), (40, 0.0)))),
-    )
+    ),
+    FoundWith(kind="ScheduleFree", momentum=0.9, power=2.0, base_momentum=0.5),
 ).to_dict()
 
 HUGE = 10**400

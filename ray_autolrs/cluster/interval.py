@@ -42,7 +42,7 @@ def with_interval(
         runtime_env: of the workers, and of that task.
 
     Raises:
-        ValueError: the loss of the task never falls, or is not finite; see ``lr_range_test``.
+        ValueError: the loss of the task is not finite; see ``lr_range_test``.
     """
     if config.lr is not None:
         return config
@@ -55,7 +55,7 @@ def with_interval(
             "LR range test: search between %.3g and %.3g, after %d steps",
             result.lr_min,
             result.lr_max,
-            len(result.losses),
+            result.spent_steps,
         )
     try:
         return dataclasses.replace(config, lr=(found["lr_min"], found["lr_max"]))
@@ -67,9 +67,9 @@ def with_interval(
 
 
 def range_test_steps(folder: RunFolder) -> int:
-    """Return the optimizer steps that the run's range test took; 0 if there was none."""
+    """Return what the run's range test cost, in optimizer steps; 0 if there was none."""
     found = folder.read_json(RANGE_TEST_FILE)
-    return 0 if found is None else len(found["losses"])
+    return 0 if found is None else int(found["spent_steps"])
 
 
 def _run(

@@ -20,6 +20,7 @@ from ray_autolrs.cluster.run_folder import (
     RunFolder,
     parse_events,
 )
+from ray_autolrs.cluster.search_actor import found_with
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.settings_tree import from_stored
@@ -77,7 +78,7 @@ def schedule_of(folder: RunFolder, config: AutoLRSConfig, records: Sequence[Reco
     if stored is None:
         lanes = next(record for record in records if record["kind"] == "lanes")
         state = replay(config.plan(lanes["parallel_probes"]), records)
-        schedule = LRSchedule(state.segments)
+        schedule = LRSchedule(state.segments, found_with(config, records))
         folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         return schedule
     try:

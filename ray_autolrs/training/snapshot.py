@@ -66,6 +66,7 @@ class Snapshot:
                 replica.optimizer, self._state.get("optimizer", {}).get("state", [])
             ),
             "average": {
+                "kind": type(replica.average).__name__,
                 "tensors": [
                     _copy_tensor(tensor, old)
                     for tensor, old in zip_longest(
@@ -75,7 +76,7 @@ class Snapshot:
                 "updates": replica.average.updates,
             },
             "scaler": replica.scaler.state_dict(),
-            "random": random_states(_gpu_of(replica.device)),
+            "random": random_states([replica.device]),
         }
 
     def restore(self, replica: Replica) -> int:
@@ -95,7 +96,7 @@ class Snapshot:
         replica.clear_gradients()
         if replica.scaler.is_enabled():
             replica.scaler.load_state_dict(state["scaler"])
-        set_random_states(state["random"], _gpu_of(replica.device))
+        set_random_states(state["random"], [replica.device])
         return self.step
 
     def state_dict(self) -> State:
@@ -248,10 +249,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
 
 
 def _restore_average(average: WeightAverage, saved: State) -> None:
-    if len(average.tensors) != len(saved["tensors"]):
+    kind = type(average).__name__
+    if (kind, len(average.tensors)) != (saved["kind"], len(saved["tensors"])):
         raise ValueError(
-            f"the snapshot is of another average of the weights: {len(average.tensors)} tensors, "
-            f"and {len(saved['tensors'])} in the snapshot"
+            f"the snapshot is of another average of the weights: {kind} of {len(average.tensors)} "
+            f"tensors, and {saved['kind']} of {len(saved['tensors'])} in the snapshot"
         )
     for tensor, value in zip(average.tensors, saved["tensors"], strict=True):
         tensor.copy_(value)
@@ -265,7 +267,3 @@ def _restored_value(saved: Any, current: Any) -> Any:
         return current.copy_(saved)
     # Not moved: a step counter may live on the CPU while its parameter is on a GPU.
     return saved.clone()
-
-
-def _gpu_of(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
