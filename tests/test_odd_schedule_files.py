@@ -138,7 +138,7 @@ def mutated_files(draw: st.DrawFn) -> bytes:
 def test_a_mutated_file_is_a_schedule_or_one_clear_error(content, tmp_path):
     path = tmp_path / "schedule.json"
     path.write_bytes(content)
-    told = ""
+    told, schedule = "", LRSchedule.from_dict(GOOD)
     try:
         schedule = LRSchedule.load(path)
     except ValueError as error:

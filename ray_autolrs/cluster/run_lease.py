@@ -31,6 +31,9 @@ BEAT_INTERVAL_S = 5.0
 STALE_S = 25.0
 """A lease of another machine that has stood still for so long is taken over."""
 
+DYING_S = 1.0
+"""A process that was killed may need so long to be gone."""
+
 SETTLE_S = 0.2
 """Wait before one's own lease is read again: of two that write at the same time, one goes on."""
 
@@ -88,7 +91,9 @@ class RunLease(Background):
         first = _read(self._folder)
         if first is None:
             return
-        is_alive = _is_alive(first)
+        deadline_s = time.monotonic() + DYING_S
+        while (is_alive := _is_alive(first)) and time.monotonic() < deadline_s:
+            time.sleep(DYING_S / 10)
         if is_alive:
             raise ValueError(_told(self._folder, first))
         if is_alive is None:

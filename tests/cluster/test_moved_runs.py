@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +33,11 @@ class BreaksThere(TinyTask):
 
 
 def trainer(storage: Path, task: TinyTask, num_workers: int, **parts) -> AutoLRSTrainer:
+    values: dict[str, Any] = {"total_steps": 100, "lr": (1e-3, 0.3)}
+    values["lanes"] = Lanes(kind="sequential")
     return AutoLRSTrainer(
         task,
-        AutoLRSConfig(
-            **({"total_steps": 100, "lr": (1e-3, 0.3), "lanes": Lanes(kind="sequential")} | parts)
-        ),
+        AutoLRSConfig(**(values | parts)),
         scaling_config=ScalingConfig(num_workers=num_workers),
         run_config=RunConfig(name="run", storage_path=str(storage)),
     )
@@ -82,7 +83,8 @@ def test_the_range_test_has_the_workers_environment(ray_cluster, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
     run = trainer(tmp_path, FromEnvironment(marks), 1, lr=None, total_steps=30)
-    run.run_config.worker_runtime_env = {"env_vars": {"SAMPLES": "64"}}
+    environment = {"env_vars": {"SAMPLES": "64"}}
+    vars(run.run_config)["worker_runtime_env"] = environment
     run.fit()
     names = [path.name for path in marks.iterdir()]
     assert len(names) >= 2
