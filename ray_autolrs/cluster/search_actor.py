@@ -12,8 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import Protocol
 
+from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
     Command,
@@ -165,6 +167,13 @@ class SearchActor:
         if isinstance(after.phase, Applying) and after.phase is not before.phase:
             records.append(choice_record(after.phase) | {"time": now})
         if after.segments and after.segments != before.segments:
-            schedule = LRSchedule(after.segments)
+            schedule = LRSchedule(after.segments, self._found_with([*self._log.records, *records]))
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
+
+    def _found_with(self, records: Iterable[Record]) -> FoundWith | None:
+        """Return the average that the LRs are for; the workers told the optimizer's momentum."""
+        if self._config.averaging is None:
+            return None
+        told = (record["base_momentum"] for record in records if "base_momentum" in record)
+        return self._config.averaging.found_with(next(told, None))

@@ -47,7 +47,7 @@ def worker_loop(
         worker.take_snapshot(0)
         worker.check_first_loss()
     lane = possible_lane(lane, config.lanes, worker.replica.module)
-    event: Event | None = Ready(worker.snapshot.step)
+    event: Event | None = Ready(worker.snapshot.step, worker.replica.base_momentum)
     progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
     while True:
         command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)

@@ -19,6 +19,7 @@ from ray_autolrs.training.averaging.average import (
     refuse_a_second_average,
 )
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
+from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
@@ -68,8 +69,9 @@ class Replica:
         self.initial_lrs = parts.lrs
         self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
-        # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
+# Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
+        self.base_momentum = momentum_of(self.optimizer.param_groups[0])
         self.average = self._build_average(averaging)
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
@@ -80,7 +82,9 @@ class Replica:
 
     def _build_average(self, averaging: Averaging | None) -> WeightAverage:
         if not averages_itself(self.optimizer):
-            return averaging.build(self.optimizer) if averaging else NoAverage(self.optimizer)
+            return (
+                NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
+            )
         if averaging is not None:
             refuse_a_second_average(self.optimizer)
         return SelfAveraged(self.optimizer)

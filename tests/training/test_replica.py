@@ -218,3 +218,12 @@ def test_an_optimizer_that_no_snapshot_could_hold_is_refused():
         make_replica(ToyTask(plain_net, stray))
     with pytest.raises(ValueError, match="LBFGS"):
         make_replica(ToyTask(plain_net, lambda model: torch.optim.LBFGS(model.parameters())))
+
+
+@pytest.mark.parametrize("layer", [nn.LazyLinear(3), nn.LazyBatchNorm1d(affine=False)], ids=repr)
+def test_a_lazy_module_is_refused_before_a_snapshot_could_miss_it(layer: nn.Module):
+    def net() -> nn.Module:
+        return nn.Sequential(plain_net(), layer)
+
+    with pytest.raises(ValueError, match=r"build_model returned a model whose '1\..* run a batch"):
+        make_replica(ToyTask(net))
