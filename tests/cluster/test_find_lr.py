@@ -40,6 +40,7 @@ def train_loop(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_inside_a_training_function_of_ray_train(tmp_path):
     TorchTrainer(

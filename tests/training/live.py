@@ -48,8 +48,8 @@ class Loop:
         self.micro_batch = self.task.resolved_micro_batch_size(self.workers)
         self.accumulation = self.task.global_batch_size // self.micro_batch // self.workers
         seed_everything(0, Stream.BUILD)
-        self.model = self.task.build_model()
-        self.optimizer = self.task.build_optimizer(self.model)
+        self.model: Any = self.task.build_model()
+        self.optimizer: Any = self.task.build_optimizer(self.model)
         self.read = 0
         self.val_batches = self._val_batches()  # now, because they set random states
 

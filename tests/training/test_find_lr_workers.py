@@ -36,13 +36,13 @@ def search(group: Group) -> dict[str, Any]:
         found[f"{name}, a run's"] = searched_by_worker(Quartered(), group, averaging=averaging)
         for is_wrapped in (False, True):
             loop = Loop(Quartered(), group.rank, group.size)
-            loop.model[1].running_mean += group.rank  # type: ignore[index,operator]  # its own
+            loop.model[1].running_mean += group.rank  # its own
             if is_wrapped:
                 loop.model = DistributedDataParallel(loop.model)
                 loop.model.eval()  # the statistics are to stay
                 loss = loop.task.loss(loop.model, next(loop.train_batches()))
                 loop.model.train()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             before = everything(loop.model, loop.optimizer)
             result = loop.find(averaging=averaging)
             assert_same(before, everything(loop.model, loop.optimizer))
@@ -55,9 +55,9 @@ def search(group: Group) -> dict[str, Any]:
         loop.optimizer.zero_grad()
         with model.no_sync():
             first: torch.Tensor = loop.task.loss(model, batches[0]) / 2
-            first.backward()  # type: ignore[no-untyped-call]
+            first.backward()
         second: torch.Tensor = loop.task.loss(model, batches[1]) / 2
-        second.backward()  # type: ignore[no-untyped-call]
+        second.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         loop.optimizer.step()
         return first.detach() + second.detach()
