@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
+
+from ray_autolrs.algorithm.field_checks import is_number, plain
 
 Precision = Literal["fp32", "bf16", "fp16"]
 OnBadBatch = Literal["raise", "skip"]
@@ -113,9 +115,8 @@ class TrainingTask(ABC):
             raise self._refusal("eval_batch_size", "must be None or an integer of at least 1")
         if not _is_integer(self.loader_workers, minimum=0):
             raise self._refusal("loader_workers", "must be an integer of at least 0")
-        norm: object = self.max_grad_norm
-        is_real = isinstance(norm, Real) and not isinstance(norm, bool)
-        if not (norm is None or (is_real and norm > 0)):
+        norm: Any = plain(self.max_grad_norm)
+        if not (norm is None or norm == math.inf or (is_number(norm) and norm > 0)):
             raise self._refusal("max_grad_norm", "must be positive, or None not to clip")
         for name, choices in (
             ("precision", get_args(Precision)),

@@ -82,7 +82,8 @@ class StepBatches:
         if source.size < task.global_batch_size:
             raise ValueError(
                 f"the training set has {source.size} samples, fewer than "
-                f"global_batch_size={task.global_batch_size}; give more data or a smaller batch"
+                f"global_batch_size={task.global_batch_size}; return more from "
+                "train_dataset, or take a smaller batch"
             )
         self.micro_batches = task.global_batch_size // micro_batch_size
         """Micro-batches in a global batch."""

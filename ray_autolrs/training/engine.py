@@ -35,7 +35,7 @@ from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.evaluation import Evaluation, validation_batches
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.replica import Replica
-from ray_autolrs.training.task_checks import checked_loss
+from ray_autolrs.training.task_checks import checked_loss, told_by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +192,13 @@ class Engine:
             ValueError: the loss is no tensor of shape () that depends on the model.
         """
         replica, micro = self.replica, self.together.micros[0]
-        with torch.set_grad_enabled(replica.can_look_back):
-            loss = replica.loss_alone(step, micro, self.batches.micro(step, micro))
+        with told_by_name(replica.task, "a batch of train_dataset, joined by collate,"):
+            batch = self.batches.micro(step, micro)
+        with (
+            told_by_name(replica.task, "loss, on a batch of train_dataset joined by collate,"),
+            torch.set_grad_enabled(replica.can_look_back),
+        ):
+            loss = replica.loss_alone(step, micro, batch)
         loss = checked_loss(replica.task, loss, replica.device, has_gradient=replica.can_look_back)
         # The sum, so that no worker goes on to wait for one that has raised.
         total = loss.detach().to(torch.float64)

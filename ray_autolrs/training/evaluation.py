@@ -20,7 +20,12 @@ from ray_autolrs.training.gradient_checks import counts_nothing
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from ray_autolrs.training.replica import Replica
 from ray_autolrs.training.snapshot import share_buffers
-from ray_autolrs.training.task_checks import checked_batch, checked_metrics, dataset_size
+from ray_autolrs.training.task_checks import (
+    checked_batch,
+    checked_metrics,
+    dataset_size,
+    told_by_name,
+)
 
 
 class Evaluation:
@@ -71,8 +76,11 @@ class Evaluation:
     def check(self, replica: Replica) -> None:
         """Refuse a loss or metrics of the first batch that are not what they must be."""
         replica.module.eval()
-        with torch.no_grad(), replica.autocast():
-            self._values(replica, 0, next(self._load(range(1))), with_metrics=True)
+        with told_by_name(self._task, "a batch of val_dataset, joined by collate,"):
+            batch = next(self._load(range(1)))
+        methods = "loss or metrics, on a batch of val_dataset joined by collate,"
+        with told_by_name(self._task, methods), torch.no_grad(), replica.autocast():
+            self._values(replica, 0, batch, with_metrics=True)
 
     def bad_samples(self, replica: Replica, group: Group) -> list[int] | None:
         """Return the indices of the first batch whose loss is not finite; None without one.
@@ -178,7 +186,7 @@ def validation_batches(
     size = dataset_size(dataset, "val_dataset")
     chosen = list(range(size)) if indices is None else list(indices)
     if not chosen:
-        raise ValueError("the validation set is empty; give at least one sample")
+        raise ValueError("the validation set is empty; val_dataset must return at least one sample")
     batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
     return _DatasetBatches(task, dataset, batches, seed)
 

@@ -7,7 +7,8 @@ is one, the remedy.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -152,6 +153,32 @@ def checked_metrics(task: TrainingTask, metrics: Any) -> dict[str, Tensor]:
             raise ValueError(f"{name}[{key!r}] {got}; it must be a mean, a real number of shape ()")
         tensors[key] = tensor
     return tensors
+
+
+@contextmanager
+def told_by_name(task: TrainingTask, methods: str) -> Iterator[None]:
+    """Let an error that a task's methods cause on their first batch tell which they are.
+
+    Args:
+        task: the task.
+        methods: what runs, in words that name the methods.
+
+    Raises:
+        ValueError: caused by an error of the methods; one that says more, or tells that memory
+            is short, comes through as it is.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        name = _name(task)
+        if isinstance(error, ValueError) and f"{name}." in str(error):
+            raise
+        raise ValueError(
+            f"{name}: {methods} failed: {type(error).__name__}: {error}; the traceback above tells "
+            "where"
+        ) from error
 
 
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
