@@ -147,6 +147,11 @@ def _restore_tensors(module: nn.Module, saved: dict[str, Tensor]) -> None:
             raise ValueError(f"the snapshot is of another model: only one of them has {name!r}")
         # A buffer may be None, which is no tensor, until it is first used.
         buffers[key] = saved[name].clone() if name in saved else None
+    for name, buffer in [*module.named_buffers()]:
+        if buffer.shape != saved[name].shape:
+            # An observer's buffer, say, gets its shape from what it first sees.
+            owner, _, key = name.rpartition(".")
+            modules[owner]._buffers[key] = saved[name].to(buffer.device, copy=True)
     for name, tensor in _module_tensors(module):
         value = saved[name]
         if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
