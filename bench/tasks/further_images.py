@@ -93,9 +93,7 @@ class PatchTransformerLargeBatch(HalfSizeImages):
         return VisionTransformer(size=14, patch=7, width=32, layers=1, heads=2)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1
-        )
+        return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 
 
 @lru_cache(maxsize=1)

@@ -29,7 +29,8 @@ class VAE(FullSizeImages):
         drawn, mean, log_variance = model(images)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
         # The decoder's variance is a half, where squared error is the negative log-likelihood.
-        return mse_loss(drawn, images) + divergence.mean() / images.shape[1]
+        total: Tensor = mse_loss(drawn, images) + divergence.mean() / images.shape[1]
+        return total
 
     def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         return {}

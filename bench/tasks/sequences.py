@@ -79,9 +79,7 @@ class GermanToEnglish(Translation):
     max_grad_norm = 1.0
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01
-        )
+        return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
 
     def data(self, part: Part) -> Dataset[Any]:
         rows = super().data(part)

@@ -89,9 +89,7 @@ SUITE: Mapping[str, SuiteTask] = MappingProxyType(
         "cnn": _known("images with BatchNorm", "cnn", images.ConvNet),
         "cnn256": _known("images with BatchNorm", "cnn256", images.ConvNetLargeBatch),
         "convnet_adamw": _known("images with BatchNorm", "convnet_adamw", images.ConvNetAdamW),
-        "cnn1024": _task(
-            "images with BatchNorm", further_images.ConvNetVeryLargeBatch, _LARGE_SGD
-        ),
+        "cnn1024": _task("images with BatchNorm", further_images.ConvNetVeryLargeBatch, _LARGE_SGD),
         "adadelta": _task(
             "images with BatchNorm", further_images.AdadeltaNet, (0.3, 1.0, 3.0, 10.0, 30.0)
         ),
@@ -135,9 +133,7 @@ SUITE: Mapping[str, SuiteTask] = MappingProxyType(
         "vae": _task("generative", generative.VAE, _LOW),
         "diffusion": _task("generative", generative.Diffusion, _ADAM),
         "vit": _known("vision transformers", "vit", images.PatchTransformer),
-        "vit128": _task(
-            "vision transformers", further_images.PatchTransformerLargeBatch, _ADAM
-        ),
+        "vit128": _task("vision transformers", further_images.PatchTransformerLargeBatch, _ADAM),
         "fine_tuned_lm": _task("fine-tuning", fine_tuning.FineTunedLM, _ADAM),
         "low_rank_lm": _task("fine-tuning", fine_tuning.LowRankLM, _HIGH),
         "fine_tuned_images": _task(
