@@ -6,10 +6,11 @@ subset is looked at. What is told is the median over subsets (the lower of two i
 the rivals' favour).
 
 Of all plans of halving that a budget pays for, the table takes the one that is best in the median
-over tasks: more than a user can know. What this leaves out, all of it but the last in the rivals' favour: LRs come from the rivals' grid
-of two decades, not from the interval of three that our method searches; no LR is drawn twice;
-halving is synchronous, where ASHA promotes LRs for want of others to compare them with; a part of
-a run that is left in the budget buys no shorter run, whose schedule no cached run has.
+over tasks: more than a user can know. What this leaves out, all of it but the last in the rivals'
+favour: LRs come from the rivals' grid of two decades, not from the interval of three that our
+method searches; no LR is drawn twice; halving is synchronous, where ASHA promotes LRs for want of
+others to compare them with; a part of a run that is left in the budget buys no shorter run, whose
+schedule no cached run has.
 """
 
 from __future__ import annotations
