@@ -62,7 +62,7 @@ def affordable_plans(most: int, budget: float) -> list[Halving]:
         budget: runs' steps in all, at least 1.
 
     >>> max(plan.configurations for plan in affordable_plans(5, 1.15))
-    2
+    3
     """
     plans = [
         _plan(configurations, keep, depth)
