@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ray_autolrs.task import TrainingTask
     from ray_autolrs.training.averaging.ema import EMA
     from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
+    from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
+    from ray_autolrs.training.find_lr import find_lr
     from ray_autolrs.training.settings import Validation
 
 __all__ = [
@@ -43,11 +45,13 @@ __all__ = [
     "Lanes",
     "Linear",
     "Research",
+    "ScheduleFree",
     "ScheduleFreeAverage",
     "Stages",
     "TrainingTask",
     "Validation",
     "Warmup",
+    "find_lr",
 ]
 
 _HOMES = {
@@ -66,6 +70,8 @@ _HOMES = {
     "task": ("TrainingTask",),
     "training.averaging.ema": ("EMA",),
     "training.averaging.schedule_free": ("ScheduleFreeAverage",),
+    "training.averaging.schedule_free_optimizer": ("ScheduleFree",),
+    "training.find_lr": ("find_lr",),
     "training.settings": ("Validation",),
 }
 """The public names of each module, below the package."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_autolrs.algorithm.field_checks import is_integer, is_number
+from ray_autolrs.algorithm.field_checks import is_integer, is_number, shortened
+from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.schedules.segments import Segment
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ PLOT_POINTS_PER_SEGMENT = 200
 """Ours: more points than a plot of usual width can tell apart."""
 
 
+MOST_STEPS = 2**53
+"""Every step up to here is a float of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class LRSchedule:
     """The LR of every step of a run, as a pure function of the step.
@@ -34,6 +40,7 @@ class LRSchedule:
     Attributes:
         segments: at least one; the first begins at step 0, and each begins at the step after
             the end of the one before.
+        averaging: the average of the weights that it was found with; None for none.
 
     Raises:
         ValueError: the segments leave a gap or overlap, or a segment has no steps or an LR
@@ -45,6 +52,7 @@ class LRSchedule:
     """
 
     segments: tuple[Segment, ...]
+    averaging: FoundWith | None = None
 
     def __post_init__(self) -> None:
         if not self.segments:
@@ -77,14 +85,44 @@ class LRSchedule:
             f"the schedule holds {self.total_steps} steps, counted from 0"
         )
 
+    def optimizer(self, base: Optimizer) -> Optimizer:
+        """Return the optimizer that the schedule's LRs are for.
+
+        Args:
+            base: an optimizer as the run's task builds it.
+
+        Returns:
+            :class:`ray_autolrs.ScheduleFree` around the base, as in the run, or the base itself
+            where no average was part of the steps: another average (``EMA``) is kept beside it.
+
+        Raises:
+            ValueError: the base is averaged already, or its momentum is of a kind unknown.
+        """
+        averaging = self.averaging
+        if averaging is None or averaging.momentum is None or averaging.power is None:
+            return base
+        from ray_autolrs.training.averaging.lr_factors import momentum_of
+        from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
+
+        momentum, expected = momentum_of(base.param_groups[0]), averaging.base_momentum
+        optimizer = ScheduleFree(base, momentum=averaging.momentum, power=averaging.power)
+        if expected is not None and momentum != expected:
+            warnings.warn(
+                f"the schedule was found around an optimizer with momentum={expected}, and this "
+                f"{type(base).__name__} has {momentum}: its LRs may mean another length of a step",
+                stacklevel=2,
+            )
+        return optimizer
+
     def scheduler(self, optimizer: Optimizer, last_epoch: int = -1) -> LRScheduler:
         """Return a torch scheduler that replays this schedule in any PyTorch loop.
 
         Call its ``step()`` once after each optimizer step. The optimizer's groups keep the
-        ratio of their LRs. After the schedule's end the last LR is held.
+        ratio of their LRs. After the schedule's end the last LR is held. It warns where the
+        schedule was found with Schedule-Free averaging and the optimizer has none, or another.
 
         Args:
-            optimizer: any ``torch.optim`` optimizer; its groups' LRs give the ratios.
+            optimizer: what :meth:`optimizer` returned; its groups' LRs give the ratios.
             last_epoch: number of the last step taken, from 0; -1 for none.
 
         Raises:
@@ -92,11 +130,36 @@ class LRSchedule:
         """
         from ray_autolrs.training.replay import ReplayLR  # a schedule itself needs no torch
 
+        self._check_average(optimizer)
         return ReplayLR(optimizer, self, last_epoch)
+
+    def _check_average(self, optimizer: Optimizer) -> None:
+        from ray_autolrs.training.averaging.average import averages_itself
+
+        expected = self.averaging
+        if expected is None or expected.momentum is None:
+            return
+        group = optimizer.param_groups[0]
+        found = (group.get("average_momentum"), group.get("average_power"))
+        if found == (expected.momentum, expected.power):
+            return
+        if found[0] is not None:
+            lacks = f"this one averages with momentum={found[0]}, power={found[1]}"
+        elif averages_itself(optimizer):
+            return  # as another package does, which has other names for its settings
+        else:
+            lacks = f"{type(optimizer).__name__} does not average: without, they are too high late"
+        warnings.warn(
+            f"the schedule's LRs were found with Schedule-Free averaging (momentum="
+            f"{expected.momentum}, power={expected.power}), and {lacks}; train with "
+            "schedule.optimizer(base)",
+            stacklevel=3,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schedule as JSON values."""
-        return {"format": FORMAT, "segments": [segment.to_dict() for segment in self.segments]}
+        values = {"format": FORMAT, "segments": [segment.to_dict() for segment in self.segments]}
+        return values | ({"averaging": self.averaging.to_dict()} if self.averaging else {})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LRSchedule:
@@ -107,11 +170,15 @@ class LRSchedule:
         """
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"expected an object with format={FORMAT!r}, found {found!r}")
+            raise ValueError(f"expected an object with format={FORMAT!r}, found {shortened(found)}")
         segments = values.get("segments")
         if not isinstance(segments, list):
-            raise ValueError(f"segments={segments!r} must be a list of segments")
-        return cls(tuple(Segment.from_dict(segment) for segment in segments))
+            raise ValueError(f"segments={shortened(segments)} must be a list of segments")
+        averaging = values.get("averaging")
+        return cls(
+            tuple(Segment.from_dict(segment) for segment in segments),
+            None if averaging is None else FoundWith.from_dict(averaging),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schedule as JSON. A reader finds the old file or the new one, whole.
@@ -142,7 +209,7 @@ class LRSchedule:
         content = Path(path).read_bytes()
         try:
             return cls.from_dict(json.loads(content))
-        except ValueError as error:  # also what json and UTF-8 decoding raise
+        except (ValueError, RecursionError) as error:  # as json and UTF-8 decoding raise them
             raise ValueError(
                 f"{os.fspath(path)} is not a schedule that LRSchedule.save wrote: {error}"
             ) from error
@@ -174,8 +241,11 @@ class LRSchedule:
 def _check_segment(place: int, segment: Segment, expected_first_step: int) -> None:
     for name in ("first_step", "last_step"):
         step = getattr(segment, name)
-        if not is_integer(step):
-            raise ValueError(f"segments[{place}].{name}={step!r} must be an integer")
+        if not is_integer(step) or abs(step) > MOST_STEPS:
+            raise ValueError(
+                f"segments[{place}].{name}={shortened(step)} must be an integer of at most "
+                f"{MOST_STEPS}"
+            )
     if segment.first_step != expected_first_step:
         fault = "leave a gap" if segment.first_step > expected_first_step else "overlap"
         raise ValueError(
@@ -189,18 +259,20 @@ def _check_segment(place: int, segment: Segment, expected_first_step: int) -> No
         )
     if not is_number(segment.peak_lr) or segment.peak_lr <= 0:
         raise ValueError(
-            f"segments[{place}].peak_lr={segment.peak_lr!r} must be positive and finite"
+            f"segments[{place}].peak_lr={shortened(segment.peak_lr)} must be positive and finite"
         )
     for step in (segment.first_step, segment.last_step):
         try:
             lr = segment.lr_at(step)
         except (ArithmeticError, TypeError) as error:
             raise ValueError(
-                f"segments[{place}].shape={segment.shape!r} gives no LR at step {step}: {error}"
+                f"segments[{place}].shape={shortened(segment.shape)} gives no LR at step {step}: "
+                f"{error}"
             ) from error
         if not is_number(lr) or lr < 0:
             raise ValueError(
-                f"segments[{place}].shape={segment.shape!r} gives LR {lr!r} at step {step}; "
+                f"segments[{place}].shape={shortened(segment.shape)} gives LR {shortened(lr)} at "
+                f"step {step}; "
                 "it must be finite and not negative"
             )
 

@@ -6,7 +6,13 @@ Each refusal is a ``ValueError`` that names the field, its value and the rule.
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 4
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 12
 
 
 def is_integer(value: object) -> bool:
@@ -15,8 +21,21 @@ def is_integer(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a finite number; a bool is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value is a finite number that a float can hold; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
+
+
+def shortened(value: object) -> str:
+    """Return a value for a message: what comes from a file may be huge, or deeply nested."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
 
 
 def check(part: Any, name: str, holds: bool, rule: str) -> None:
@@ -26,7 +45,7 @@ def check(part: Any, name: str, holds: bool, rule: str) -> None:
         ValueError: it does not.
     """
     if not holds:
-        raise ValueError(f"{type(part).__name__}.{name}={getattr(part, name)!r} {rule}")
+        raise ValueError(f"{type(part).__name__}.{name}={shortened(getattr(part, name))} {rule}")
 
 
 def check_integer(part: Any, name: str, *, minimum: int, optional: bool = False) -> None:

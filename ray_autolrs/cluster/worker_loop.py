@@ -42,12 +42,12 @@ def worker_loop(
         SearchFailedError: no LR of a stage can be applied.
     """
     worker = Worker(task, config.training_settings(), group, device)
-    saved_step = load_checkpoint(worker, checkpoints)
+    saved_step = load_checkpoint(worker, checkpoints.folder)
     if saved_step is None:
         worker.take_snapshot(0)
         worker.check_first_loss()
     lane = possible_lane(lane, config.lanes, worker.replica.module)
-    event: Event | None = Ready(worker.snapshot.step)
+    event: Event | None = Ready(worker.snapshot.step, worker.replica.base_momentum)
     progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
     while True:
         command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, MutableMapping, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,38 @@ from ray_autolrs.training.random_streams import Stream, seed_everything, stream_
 
 Address = tuple[int, int]
 """(step, micro): an optimizer step, and the number of a micro-batch in the global batch."""
+
+
+class Batches(Protocol):
+    """Training batches by their step.
+
+    Attributes:
+        micro_batches: micro-batches in a global batch.
+    """
+
+    micro_batches: int
+
+    def micro(self, step: int, micro: int) -> Any:
+        """Return one collated micro-batch, on the CPU."""
+
+    def stream(self, first_step: int, steps: int, micros: range) -> Iterator[list[Any]]:
+        """Yield, for each step from ``first_step``, the micro-batches numbered ``micros``.
+
+        The stream may be left early. With loader processes, one stream at a time can be open.
+        """
+
+
+class ValidationBatches(Protocol):
+    """A list of whole batches.
+
+    Attributes:
+        sizes: samples in each of them.
+    """
+
+    sizes: list[int]
+
+    def __getitem__(self, place: int) -> Any:
+        """Return the batch at a place, on the CPU."""
 
 
 class StepBatches:
@@ -65,14 +97,9 @@ class StepBatches:
             )
 
     def micro(self, step: int, micro: int) -> Any:
-        """Return one collated micro-batch, on the CPU."""
         return self._source[step, micro]
 
     def stream(self, first_step: int, steps: int, micros: range) -> Iterator[list[Any]]:
-        """Yield, for each step from ``first_step``, the micro-batches numbered ``micros``.
-
-        The stream may be left early. With loader processes, one stream at a time can be open.
-        """
         addresses = [
             (step, micro) for step in range(first_step, first_step + steps) for micro in micros
         ]

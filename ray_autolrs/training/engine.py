@@ -27,11 +27,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ray_autolrs.task import TrainingTask
-from ray_autolrs.training.averaging.average import Averaging
-from ray_autolrs.training.batches import StepBatches
+from ray_autolrs.training.averaging.average import CALIBRATION_BATCHES, Averaging
+from ray_autolrs.training.averaging.batch_norm import running_norms
+from ray_autolrs.training.averaging.no_average import NoAverage
+from ray_autolrs.training.batches import Batches, StepBatches
 from ray_autolrs.training.collectives import Group, Solo
-from ray_autolrs.training.evaluation import Evaluation
-from ray_autolrs.training.replica import Replica, running_norms
+from ray_autolrs.training.data_parallel import shards_of
+from ray_autolrs.training.evaluation import Evaluation, validation_batches
+from ray_autolrs.training.live_loop import LiveLoop
+from ray_autolrs.training.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +88,28 @@ class Engine:
         task.check_settings()
         micro_batch_size = task.resolved_micro_batch_size(num_workers or group.size)
         self.group = group
-        self.batches = StepBatches(
-            task,
-            micro_batch_size=micro_batch_size,
-            seed=seed,
-            pin_memory=device.type == "cuda",
-        )
+        self.batches: Batches
+        if isinstance(task, LiveLoop):
+            self.batches = task.batches
+        else:
+            self.batches = StepBatches(
+                task,
+                micro_batch_size=micro_batch_size,
+                seed=seed,
+                pin_memory=device.type == "cuda",
+            )
         self.replica = Replica(task, group, device, seed, averaging)
         share = self.batches.micro_batches // group.size
         self.together = Share(group, range(group.rank * share, (group.rank + 1) * share))
         self.alone = Share(Solo(), range(self.batches.micro_batches))
         self.data_wait_s = 0.0
         self._micro_batch_size = micro_batch_size
-        self._calibration_batches = 0 if averaging is None else averaging.calibration_batches
+        # An optimizer may keep an average that no setting asks for.
+        self._calibration_batches = (
+            averaging.calibration_batches
+            if averaging is not None
+            else CALIBRATION_BATCHES * (not isinstance(self.replica.average, NoAverage))
+        )
         self._is_rehearsed = False
 
     def loss_table(self, steps: int) -> Tensor:
@@ -147,6 +160,13 @@ class Engine:
             )
             yield place + 1
 
+    def mean_losses(self, table: Tensor, group: Group | None = None) -> list[float]:
+        """Return each step's mean loss over all micro-batches; every worker gets the same."""
+        summed = table.clone()
+        (group or self.group).sum_(summed)
+        mean: list[float] = summed.mean(dim=1).tolist()
+        return mean
+
     def rehearse(self, step: int, share: Share) -> bool:
         """Rehearse a step if several workers take their first together, and tell whether.
 
@@ -166,9 +186,10 @@ class Engine:
 
     def evaluation(self, dataset: Dataset[Any], indices: Sequence[int] | None = None) -> Evaluation:
         """Return an evaluation on a dataset, or on the samples of it with these indices."""
-        task = self.replica.task
+        task, seed = self.replica.task, self.replica.seed
         batch_size = task.eval_batch_size or self._micro_batch_size
-        return Evaluation(task, dataset, batch_size, indices, seed=self.replica.seed)
+        batches = validation_batches(task, dataset, batch_size, indices, seed=seed)
+        return Evaluation(task, batches, seed=seed)
 
     def evaluate(self, evaluation: Evaluation, step: int) -> dict[str, float]:
         """Return an evaluation's means at the averaged weights, as they are after ``step`` steps.
@@ -187,10 +208,15 @@ class Engine:
         return self.replica.averaged(self._calibration(step, group or self.group))
 
     def _calibration(self, step: int, group: Group) -> Iterator[Any]:
-        """Yield the first micro-batch of each of the latest steps, on rank 0."""
-        if group.rank == 0:
+        """Yield the first micro-batch of each of the latest steps, on rank 0.
+
+        Where a forward pass needs every worker, each yields its own.
+        """
+        together = bool(shards_of(self.replica.module))
+        if group.rank == 0 or together:
+            micro = self.together.micros[0] if together else 0
             for earlier in range(max(0, step - self._calibration_batches), step):
-                yield self.batches.micro(earlier, 0)
+                yield self.batches.micro(earlier, micro)
 
     def forward_steps(self, evals: int, evaluation: Evaluation) -> float:
         """Return what evaluations cost, in steps; a step is a forward and two backward passes."""

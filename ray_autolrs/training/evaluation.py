@@ -10,7 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ray_autolrs.task import TrainingTask
-from ray_autolrs.training.batches import dataset_size, take_samples, to_device
+from ray_autolrs.training.batches import (
+    ValidationBatches,
+    dataset_size,
+    take_samples,
+    to_device,
+)
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from ray_autolrs.training.replica import Replica
@@ -21,37 +26,15 @@ class Evaluation:
     """A fixed list of validation batches, shared out among the workers.
 
     Args:
-        task: gives the loss, the metrics and the collation.
-        dataset: the validation set.
-        batch_size: samples in a forward pass.
-        indices: the samples to use, or None for all.
-        seed: seeds, for each batch, the random numbers of the dataset and of the model (masks
-            of a masked language model, for example), so that every evaluation sees the same.
-
-    Raises:
-        ValueError: the dataset is not map-style, or there is no sample.
+        task: gives the loss and the metrics.
+        batches: the list; a worker of rank r in a group of n gets those at r, r + n, ...
+        seed: seeds, for each batch, the random numbers of the model, so that every evaluation
+            sees the same.
     """
 
-    def __init__(
-        self,
-        task: TrainingTask,
-        dataset: Dataset[Any],
-        batch_size: int,
-        indices: Sequence[int] | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        size = dataset_size(dataset, "val_dataset")
-        chosen = list(range(size)) if indices is None else list(indices)
-        if not chosen:
-            raise ValueError("the validation set is empty; give at least one sample")
+    def __init__(self, task: TrainingTask, batches: ValidationBatches, *, seed: int = 0) -> None:
         self._task = task
-        self._batches = _ValidationBatches(
-            task,
-            dataset,
-            [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)],
-            seed,
-        )
+        self._batches = batches
         self._seed = seed
 
     @property
@@ -122,7 +105,36 @@ class Evaluation:
         )
 
 
-class _ValidationBatches(Dataset[Any]):
+def validation_batches(
+    task: TrainingTask,
+    dataset: Dataset[Any],
+    batch_size: int,
+    indices: Sequence[int] | None = None,
+    *,
+    seed: int = 0,
+) -> ValidationBatches:
+    """Return a validation set's batches.
+
+    Args:
+        task: gives the collation.
+        dataset: the validation set.
+        batch_size: samples in a forward pass.
+        indices: the samples to use, or None for all.
+        seed: seeds, for each batch, the random numbers of the dataset (masks of a masked
+            language model, for example).
+
+    Raises:
+        ValueError: the dataset is not map-style, or there is no sample.
+    """
+    size = dataset_size(dataset, "val_dataset")
+    chosen = list(range(size)) if indices is None else list(indices)
+    if not chosen:
+        raise ValueError("the validation set is empty; give at least one sample")
+    batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+    return _DatasetBatches(task, dataset, batches, seed)
+
+
+class _DatasetBatches(Dataset[Any]):
     """A dataset whose items are whole batches, indexed by their place in the list."""
 
     def __init__(

@@ -63,23 +63,40 @@ class ReplayLR(LRScheduler):
         """Return the place in the schedule, as plain values; the schedule is not part of it."""
         state: dict[str, Any] = super().state_dict()
         del state["schedule"]
-        return state
+        return state | {"sets_lrs": self._sets_lrs()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to a saved place, and set the optimizer's LRs for it.
 
         torch's own schedulers leave the LRs to the optimizer's state, so that a resumed run
         takes a wrong step where the optimizer's state was loaded before the scheduler was
-        built. Here the order does not matter.
+        built. Here the order does not matter. Where another scheduler's turn was (in
+        ``SequentialLR``), the LRs are left to that one.
 
         Args:
             state_dict: what :meth:`state_dict` returned.
         """
-        super().load_state_dict(state_dict)
+        state = dict(state_dict)
+        sets_lrs = state.pop("sets_lrs", self._holds_a_step(state["last_epoch"]))
+        super().load_state_dict(state)
+        if not sets_lrs:
+            return
         lrs = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
-        self._last_lr = lrs
+        self._last_lr = [
+            lr.clone() if isinstance(lr := group["lr"], Tensor) else lr
+            for group in self.optimizer.param_groups
+        ]
+
+    def _sets_lrs(self) -> bool:
+        """Tell whether the optimizer's LRs are those that this scheduler gave it."""
+        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return self._holds_a_step(self.last_epoch) and lrs == [float(lr) for lr in self._last_lr]
+
+    @staticmethod
+    def _holds_a_step(last_epoch: int) -> bool:
+        return last_epoch >= 0  # SequentialLR puts it back until its turn has come

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.training.averaging.average import Averaging, WeightAverage
+from ray_autolrs.training.averaging.average import (
+    Averaging,
+    WeightAverage,
+    averages_itself,
+    refuse_a_second_average,
+)
+from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
+from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
+from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.data_parallel import averages_gradients, data_parallel, gradient_sync
+from ray_autolrs.training.live_loop import LiveLoop
+from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
+
+logger = logging.getLogger(__name__)
 
 AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,12 +42,12 @@ class Replica:
         group: the workers that average their gradients.
         device: where the model lives.
         seed: seeds the model's initial weights, and its random numbers in each step.
-        averaging: the average of the weights that is kept, resolved; None keeps none.
+        averaging: the average of the weights that is kept, resolved; None keeps none, except
+            for an optimizer that averages in its own steps.
 
     Raises:
-        ValueError: one of the task's settings is out of its range; the first parameter group's
-            LR is not positive, so that the other groups have no ratio to it; or the optimizer
-            needs a closure, or has a parameter that the model lacks.
+        ValueError: one of the task's settings is out of its range, its parts are refused, or the
+            weights would be averaged twice.
     """
 
     def __init__(
@@ -52,54 +62,32 @@ class Replica:
         self.task = task
         self.device = device
         self.seed = seed
-        seed_everything(seed, Stream.BUILD)
-        self.module = task.build_model().to(device).train()
-        self.optimizer = task.build_optimizer(self.module)
-        self.initial_lrs = [float(param_group["lr"]) for param_group in self.optimizer.param_groups]
-        if not (math.isfinite(self.initial_lrs[0]) and self.initial_lrs[0] > 0):
-            raise ValueError(
-                f"the optimizer's first parameter group has lr={self.initial_lrs[0]!r}; it must be "
-                "positive, because the other groups keep their ratio to it"
-            )
+        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, device, seed)
+        self.module = parts.module
+        self.optimizer = parts.optimizer
+        self.scaler = parts.scaler
+        self.initial_lrs = parts.lrs
+        self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
-        self._check_optimizer()
-        self.average: WeightAverage = (
-            NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
-        )
-        # Scaling is for float16 alone; a disabled scaler passes everything through.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=task.precision == "fp16")
-        self._group_module = self._wrap(group)
+        # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
+        self._modes = [(layer, layer.training) for layer in self.module.modules()]
+        self.base_momentum = momentum_of(self.optimizer.param_groups[0])
+        self.average = self._build_average(averaging)
+        self._group = group
+        # A user's own module may be wrapped already, and a user's own step sees to it itself.
+        is_live = averages_gradients(self.module) or self._own_step is not None
+        alone = group.size == 1 or is_live
+        self._group_module = self.module if alone else data_parallel(self.module, device)
+        self._unused_are_known = alone
 
-    def _check_optimizer(self) -> None:
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            raise ValueError(
-                "the optimizer is LBFGS, which evaluates the loss several times in a step; use one "
-                "whose step() needs no closure"
+    def _build_average(self, averaging: Averaging | None) -> WeightAverage:
+        if not averages_itself(self.optimizer):
+            return (
+                NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
             )
-        known = {id(parameter) for parameter in self._parameters}
-        for place, param_group in enumerate(self.optimizer.param_groups):
-            if any(id(parameter) not in known for parameter in param_group["params"]):
-                raise ValueError(
-                    f"the optimizer's parameter group {place} has a parameter that the model "
-                    "lacks; make it part of the model, or no snapshot holds it"
-                )
-
-    def _wrap(self, group: Group) -> nn.Module:
-        """Return the module that a step calls: with several workers, one that averages gradients.
-
-        Buffers are not broadcast at each forward pass: in training mode no step reads a running
-        statistic. :func:`ray_autolrs.training.snapshot.share_buffers` makes them rank 0's where
-        they are read.
-        """
-        if group.size == 1:
-            return self.module
-        device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self.module,
-            device_ids=device_ids,
-            forward_sync_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        if averaging is not None:
+            refuse_a_second_average(self.optimizer)
+        return SelfAveraged(self.optimizer)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that model and loss run in: autocast, or none for ``"fp32"``."""
@@ -107,14 +95,18 @@ class Replica:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
 
-    def set_lr(self, lr: float, step: int) -> None:
-        """Give the first parameter group the LR of a step, and the others their ratio of it."""
+    def train_mode(self) -> None:
+        """Put every layer in the mode that it trains in."""
+        if self.module.training:  # walking through the layers would take time in each step
+            return
+        self.module.train()
+        for layer, trains in self._modes:
+            layer.training = trains
+
+    def set_lr(self, lr: float) -> None:
+        """Give the first parameter group an LR, and the others their ratio of it."""
         lrs = group_lrs(lr, self.initial_lrs)
-        factors = self.average.lr_factors(step)
-        for param_group, group_lr, factor in zip(
-            self.optimizer.param_groups, lrs, factors, strict=True
-        ):
-            group_lr *= factor
+        for param_group, group_lr in zip(self.optimizer.param_groups, lrs, strict=True):
             if isinstance(param_group["lr"], Tensor):
                 param_group["lr"].fill_(group_lr)
             else:
@@ -143,7 +135,14 @@ class Replica:
             alone: compute the step without the group, from all micro-batches. It goes through
                 the bare module: DDP's forward pass may wait for the others.
         """
-        self.set_lr(lr, step)
+        self.set_lr(lr)
+        if self._own_step is not None:
+            self.train_mode()
+            seed_everything(self.seed, Stream.MODEL, step, micros[0])
+            loss = self._own_step(batches)
+            losses[micros.start : micros.stop] = torch.as_tensor(loss).detach()
+            self.average.update()
+            return
         self._set_gradients(step, batches, micros, losses, self._forward_module(alone))
         if self.task.max_grad_norm is not None:
             self.scaler.unscale_(self.average.optimizer)
@@ -154,7 +153,7 @@ class Replica:
 
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
-        self.module.train()
+        self.train_mode()
         with torch.no_grad():
             return self._loss(step, micro, batch, self.module)
 
@@ -193,45 +192,26 @@ class Replica:
         if isinstance(self.average, NoAverage):
             yield
             return
-        norms = running_norms(self.module)
-        kept = [buffer.clone() for norm in norms for buffer in norm.buffers()]
-        try:
-            with self.average.swapped_in():
-                if norms:
-                    self._take_statistics(norms, batches)
-                yield
-        finally:
-            buffers = (buffer for norm in norms for buffer in norm.buffers())
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
+        frozen = [layer for layer, trains in self._modes if not trains]
+        with kept_statistics(self.module), self.average.swapped_in():
+            take_statistics(self.module, batches, self._calibration_pass, frozen=frozen)
+            yield
 
-    def _take_statistics(self, norms: Sequence[_BatchNorm], batches: Iterable[Any]) -> None:
-        """Set running statistics to the mean over batches; dropout and the like stay off."""
-        momenta = [norm.momentum for norm in norms]
-        self.module.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-            norm.train()
-            if isinstance(norm, nn.SyncBatchNorm):  # would wait for the others, who take none
-                vars(norm)["forward"] = partial(_BatchNorm.forward, norm)
-        try:
-            with torch.no_grad(), self.autocast():
-                for batch in batches:
-                    self.task.loss(self.module, to_device(batch, self.device))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-                vars(norm).pop("forward", None)
+    def _calibration_pass(self, batch: Any) -> None:
+        with self.autocast():
+            self.task.loss(self.module, to_device(batch, self.device))
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
-        """Compute a step's gradients and drop them. It changes buffers and random states.
+        """Compute a step's gradients and drop them. The caller puts the state back.
 
         DDP sorts its buckets anew after its first backward pass, and with more than two workers
         the place of a gradient in its bucket decides in which order it is added up. After a
         rehearsal, a step gives the same bits whether or not it is the first of its process.
         """
-        self._set_gradients(step, batches, micros, losses, self._forward_module(alone=False))
+        if self._own_step is None:
+            self._set_gradients(step, batches, micros, losses, self._forward_module(alone=False))
+        else:
+            self._own_step(batches)
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
@@ -251,13 +231,14 @@ class Replica:
         forward_module: nn.Module,
     ) -> None:
         """Set the (scaled) gradients of the global batch's mean loss, and note the losses."""
-        if not self.module.training:  # walking through the modules would take time in each step
-            self.module.train()
+        if forward_module is not self.module and not self._unused_are_known:
+            forward_module = self._find_unused(step, micros[0], batches[0])
+        self.train_mode()
         self.clear_gradients()
         buffers_of_first: list[Tensor] = []
         for place, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             is_last = place == len(micros) - 1
-            with _gradient_sync(forward_module, is_last):
+            with gradient_sync(forward_module, is_last):
                 loss = self._loss(step, micro, batch, forward_module)
                 part = loss if len(micros) == 1 else loss / len(micros)
                 self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
@@ -270,25 +251,34 @@ class Replica:
         for buffer, kept in zip(self.module.buffers(), buffers_of_first, strict=False):
             buffer.copy_(kept)
 
+    def _find_unused(self, step: int, micro: int, batch: Any) -> nn.Module:
+        """Let DDP look for parameters without a gradient if there are some, and return it.
+
+        It waits for the gradient of each parameter that needs one; to look costs time in each
+        step. The module's buffers stay as they are.
+        """
+        self._unused_are_known = True
+        buffers = [buffer.clone() for buffer in self.module.buffers()]
+        self.train_mode()
+        self._loss(step, micro, batch, self.module).backward()  # type: ignore[no-untyped-call]
+        trained = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
+        lacking = torch.tensor([float(p.grad is None) for _, p in trained], device=self.device)
+        self.clear_gradients()
+        for buffer, kept in zip(self.module.buffers(), buffers, strict=False):
+            buffer.copy_(kept)
+        self._group.sum_(lacking)
+        names = [name for (name, _), lacks in zip(trained, lacking.tolist(), strict=True) if lacks]
+        if names:
+            logger.warning(
+                "%s.loss gives no gradient to %s; workers look for such parameters in each step, "
+                "which takes time: set requires_grad=False where they are never used",
+                type(self.task).__name__,
+                ", ".join(names),
+            )
+            self._group_module = data_parallel(self.module, self.device, find_unused=True)
+        return self._group_module
+
     def _loss(self, step: int, micro: int, batch: Any, forward_module: nn.Module) -> Tensor:
         seed_everything(self.seed, Stream.MODEL, step, micro)
         with self.autocast():
             return self.task.loss(forward_module, to_device(batch, self.device))
-
-
-def running_norms(module: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorm layers that keep running statistics."""
-    return [
-        layer
-        for layer in module.modules()
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats
-    ]
-
-
-def _gradient_sync(
-    forward_module: nn.Module, is_last: bool
-) -> contextlib.AbstractContextManager[Any]:
-    """Average gradients over the workers in the last micro-batch of a step only."""
-    if isinstance(forward_module, DistributedDataParallel) and not is_last:
-        return forward_module.no_sync()
-    return contextlib.nullcontext()

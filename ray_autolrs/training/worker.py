@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.search.strategy import validation_interval
@@ -26,6 +25,7 @@ from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.engine import Engine, Share
 from ray_autolrs.training.evaluation import Evaluation
 from ray_autolrs.training.kept_probes import KeptProbe, KeptProbes
+from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.settings import TrainingSettings
 from ray_autolrs.training.snapshot import Snapshot, share_buffers
 
@@ -71,11 +71,15 @@ class Worker:
         )
         self.group = group
         self.replica = self.engine.replica
-        val_dataset = task.val_dataset()
-        size = dataset_size(val_dataset, "val_dataset")
-        self.evaluation = self.engine.evaluation(val_dataset)
-        subset = validation_subset(size, samples, settings.seed)
-        self.probe_evaluation = self.engine.evaluation(val_dataset, subset)
+        if isinstance(task, LiveLoop):
+            self.evaluation = Evaluation(task, task.validation, seed=settings.seed)
+            self.probe_evaluation = self.evaluation
+        else:
+            val_dataset = task.val_dataset()
+            size = dataset_size(val_dataset, "val_dataset")
+            self.evaluation = self.engine.evaluation(val_dataset)
+            subset = validation_subset(size, samples, settings.seed)
+            self.probe_evaluation = self.engine.evaluation(val_dataset, subset)
         self.snapshot = Snapshot()
         self.best = BestWeights()
         self._kept = KeptProbes()
@@ -219,21 +223,13 @@ class Worker:
             look = done % self._settings.divergence_check_steps == 0 or done == segment.steps
             if not (look or done in eval_steps):
                 continue
-            latest = _mean_losses(table[len(losses) : done], share.group)
+            latest = self.engine.mean_losses(table[len(losses) : done], share.group)
             latest_loss = evaluate(done) if done in eval_steps else latest[-1]
             losses += latest
             progress(done, latest_loss)
             if not (all(map(math.isfinite, latest)) and math.isfinite(latest_loss)):
                 return _Outcome(tuple(losses), True, tuple(evaluations))
         return _Outcome(tuple(losses), False, tuple(evaluations))
-
-
-def _mean_losses(table: Tensor, group: Group) -> list[float]:
-    """Return each step's mean loss over all micro-batches; every worker gets the same."""
-    summed = table.clone()
-    group.sum_(summed)
-    mean: list[float] = summed.mean(dim=1).tolist()
-    return mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray_autolrs import (
     Validation,
     Warmup,
 )
-from ray_autolrs.cluster.search_actor import SearchActor
+from tests.cluster.interruption import copied_at_each_answer
 from tests.digits_task import DigitsTask
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -55,9 +56,13 @@ def trainer(path: Path, kind: str = "default") -> AutoLRSTrainer:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One whole run of each kind."""
+    """One whole run of each kind, copied on its way."""
     path = tmp_path_factory.mktemp("storage")
-    return {kind: trainer(path, kind).fit() for kind in KINDS}
+    results = {}
+    for kind in KINDS:
+        with copied_at_each_answer(path / kind, path / "copies"):
+            results[kind] = trainer(path, kind).fit()
+    return results
 
 
 def of_kind(result: Any, kind: str) -> list[Any]:
@@ -110,32 +115,16 @@ def test_the_model_holds_the_averaged_weights(finished: dict[str, Any], kind: st
     assert loss == pytest.approx(result.metrics["loss"], rel=1e-6)
     # Which are not those that training goes on from.
     with result.checkpoint.as_directory() as folder:
-        state = torch.load(f"{folder}/state.pt", weights_only=False)
+        state = torch.load(f"{folder}/state.pt", weights_only=True)
     model.load_state_dict(state["tensors"])
     with torch.no_grad():
         other = task.loss(model, list(task.val_dataset().tensors)).item()
     assert abs(other - loss) > 1e-4 * loss
 
 
-class InterruptedRunError(Exception):
-    """Stands for the death of the process."""
-
-
-def interrupt(path: Path, kind: str, answered: int) -> None:
-    """Stop a run after so many answered events: the last is logged, and nothing is saved."""
-    exchange, count = SearchActor.exchange, [0]
-
-    def interrupted(self: SearchActor, event: Any) -> Any:
-        command = exchange(self, event)
-        count[0] += 1
-        if count[0] == answered:
-            raise InterruptedRunError
-        return command
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SearchActor, "exchange", interrupted)
-        with pytest.raises(InterruptedRunError):
-            trainer(path, kind).fit()
+def interrupted(finished: dict[str, Any], kind: str, answered: int) -> Path:
+    """Return where a run lies that has died after so many answered events."""
+    return Path(finished[kind].path).parent / "copies" / str(answered)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +136,9 @@ def interrupt(path: Path, kind: str, answered: int) -> None:
     ],
 )
 def test_a_run_interrupted_anywhere_ends_bit_equal(
-    finished: dict[str, Any], tmp_path: Path, kind: str, answered: int
+    finished: dict[str, Any], kind: str, answered: int
 ):
-    interrupt(tmp_path, kind, answered)
-    resumed, expected = trainer(tmp_path, kind).fit(), finished[kind]
+    resumed, expected = trainer(interrupted(finished, kind, answered), kind).fit(), finished[kind]
 
     assert resumed.schedule == expected.schedule
     assert resumed.metrics == expected.metrics
@@ -166,7 +154,7 @@ def test_a_continued_run_keeps_the_numbers_that_it_began_with(
     finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: int
 ):
     """Whatever another version of the package derives."""
-    interrupt(tmp_path, "default", answered)
+    shutil.copytree(interrupted(finished, "default", answered), tmp_path, dirs_exist_ok=True)
     began = finished["default"].config
     later: list[tuple[type, dict[str, Any]]] = [
         (Warmup, {"steps": 1, "power": 3.0}),
@@ -196,17 +184,16 @@ def test_a_continued_run_keeps_the_numbers_that_it_began_with(
     ],
 )
 def test_a_run_with_settings_of_another_format_is_refused(
-    tmp_path: Path, content: Any, message: str
+    finished: dict[str, Any], tmp_path: Path, content: Any, message: str
 ):
-    interrupt(tmp_path, "default", 2)
+    shutil.copytree(interrupted(finished, "default", 2), tmp_path, dirs_exist_ok=True)
     (tmp_path / "default" / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"{tmp_path}/default: the stored settings {message}"):
         trainer(tmp_path).fit()
 
 
-def test_a_run_continued_with_another_setting_is_refused_by_its_path(tmp_path: Path):
-    interrupt(tmp_path, "default", 2)
-    run = trainer(tmp_path)
+def test_a_run_continued_with_another_setting_is_refused_by_its_path(finished: dict[str, Any]):
+    run = trainer(Path(finished["default"].path).parent)
     run.config = run.config.replaced(("search.probe_steps", 9), ("lanes.kind", "sequential"))
     with pytest.raises(ValueError, match=r"was started with search.probe_steps=12, not 9; use"):
         run.fit()

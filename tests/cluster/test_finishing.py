@@ -205,17 +205,21 @@ class KilledError(Exception):
     """Stands for the death of the process."""
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run that falls, and is asked to finish in its second stage."""
+    whole = trainer(tmp_path_factory.mktemp("whole"), dataclasses.replace(CONFIG, shape=WSD()))
+    with pytest.MonkeyPatch.context() as patch:
+        call_in_stage(patch, 2, whole.finish)
+        return whole.fit()
+
+
 @pytest.mark.parametrize("answers", [1, 2])
 def test_a_run_that_was_killed_keeps_the_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int
+    expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int
 ):
     """Killed with the first answer after the request, the stage before is not saved yet."""
     config = dataclasses.replace(CONFIG, shape=WSD())
-    whole = trainer(tmp_path / "whole", config)
-    with monkeypatch.context() as patch:
-        call_in_stage(patch, 2, whole.finish)
-        expected = whole.fit()
-
     run = trainer(tmp_path, config)
     with monkeypatch.context() as patch:
         call_in_stage(patch, 2, run.finish)

@@ -67,7 +67,7 @@ def run(path, *argv):
     arguments = parsed("--num-workers", "0", "--storage-path", str(path), *argv)
     metrics = run_job(
         DigitsTask(),
-        config_from(arguments, short_config()),
+        config_from(arguments, short_config(total_steps=250)),
         arguments,
         say=said.append,
         test=lambda model, device: {
@@ -101,7 +101,7 @@ def test_a_job_tells_cost_table_and_results_and_continues_by_name(tmp_path):
 def test_fixed_lr_trains_as_many_steps_without_a_search(tmp_path):
     metrics, text = run(tmp_path, "--fixed-lr", "0.05")
     assert metrics["accuracy"] > 0.5
-    assert "410 steps, no search" in text
+    assert "250 steps, no search" in text
     assert not (tmp_path / "digits").exists()
 
 

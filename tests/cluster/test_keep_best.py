@@ -55,11 +55,17 @@ def loss_of(result: Any) -> float:
         return task.loss(model, list(task.val_dataset().tensors)).item()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run that keeps its best model."""
+    return train(tmp_path_factory.mktemp("storage"), "whole")
+
+
 @pytest.mark.parametrize("overrides", [{}, {"averaging": None}])
 def test_an_overfitted_run_gives_the_model_of_its_best_validation(
-    tmp_path: Path, overrides: dict[str, Any]
+    whole: Any, tmp_path: Path, overrides: dict[str, Any]
 ):
-    best = train(tmp_path, "best", **overrides)
+    best = train(tmp_path, "best", **overrides) if overrides else whole
     last = train(tmp_path, "last", keep_best=False, **overrides)
     losses = best.history[best.history["kind"] == "evaluation"]["loss"].tolist()
     assert losses == last.history[last.history["kind"] == "evaluation"]["loss"].tolist()
@@ -70,9 +76,9 @@ def test_an_overfitted_run_gives_the_model_of_its_best_validation(
         assert loss_of(result) == pytest.approx(result.metrics["loss"], rel=1e-6)
 
 
-def test_the_best_weights_outlive_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole = train(tmp_path, "whole")
-
+def test_the_best_weights_outlive_a_restart(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     run_apply = Worker.run_apply
 
     def dies_in_the_last_stage(self: Worker, apply: Any, progress: Any) -> Any:

@@ -20,7 +20,7 @@ from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import short_config
 
 CONFIG = short_config(
-    search=GaussianProcess(probes=6, validation_evals=8), warmup=Warmup(steps=0), total_steps=400
+    search=GaussianProcess(probes=6, validation_evals=8), warmup=Warmup(steps=0), total_steps=240
 ).resolve(global_batch_size=32)
 
 
@@ -101,7 +101,7 @@ def test_schedule_does_not_depend_on_lanes_or_their_speed(tmp_path, steady, lane
     ran = run_lanes(made, lanes, lambda: slowed.choice([0.0, 0.003, 0.02]))
     assert schedule(made) == steady
     assert sorted((stage, index) for _, stage, index in ran) == [
-        (stage, index) for stage in (1, 2, 3) for index in range(6)
+        (stage, index) for stage in (1, 2) for index in range(6)
     ]
 
 
@@ -114,7 +114,7 @@ def test_lanes_share_the_probes(tmp_path):
         return 0.0
 
     ran = run_lanes(actor(tmp_path, parallel_probes=6), 3, wait)
-    assert Counter(name for name, _, _ in ran) == {"worker-0": 6, "actor-0": 6, "actor-1": 6}
+    assert Counter(name for name, _, _ in ran) == {"worker-0": 4, "actor-0": 4, "actor-1": 4}
 
 
 def test_waiting_lane_is_told_to_ask_again(tmp_path):

@@ -23,12 +23,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, LRSchedule, Stages, Warmup
+from ray_autolrs import EMA, AutoLRSConfig, AutoLRSTrainer, LRSchedule, Stages, Warmup
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.integrations.transformers import TransformersTask
 from ray_autolrs.training.batches import StepBatches, epoch_order
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.engine import Engine
 from ray_autolrs.training.replica import Replica
 from tests.digits_task import short_config
 
@@ -228,6 +229,19 @@ def test_optimizer_and_groups_are_those_of_trainer(tmp_path):
         settings = [{k: v for k, v in group.items() if k != "params"} for group in (ours, theirs)]
         assert settings[0] == settings[1]
     assert [group["weight_decay"] for group in found.param_groups] == [0.02, 0.0]
+
+
+def test_an_optimizer_of_trainer_s_that_averages_itself_is_looked_at_by_its_modes(tmp_path):
+    args = arguments(tmp_path, optim="schedule_free_adamw", learning_rate=0.01)
+    task = TransformersTask(classifier, args, Sentences(), Sentences())
+    with pytest.raises(ValueError, match=r"set averaging=None, or use .* optim='adamw_torch'"):
+        Engine(task, Solo(), torch.device("cpu"), seed=0, averaging=EMA())
+    engine = Engine(task, Solo(), torch.device("cpu"), seed=0)
+    list(engine.steps(0, 3, lambda step: 0.01, engine.loss_table(3)))
+    (group, *_) = engine.replica.optimizer.param_groups
+    assert group["train_mode"]
+    with engine.averaged(3):
+        assert not group["train_mode"]
 
 
 def test_batches_come_from_the_arguments(tmp_path):

@@ -8,8 +8,8 @@ from jobs.bert_pretraining import main
 from tests.workloads.text_files import write_documents
 
 SHORT = [
-    *("--set", "total_steps=90", "--set", "warmup.steps=10", "--set", "search.probe_steps=8"),
-    *("--set", "stages.first_steps=80", "--set", "stages.longest_steps=80"),
+    *("--set", "total_steps=40", "--set", "warmup.steps=5", "--set", "search.probe_steps=8"),
+    *("--set", "stages.first_steps=40", "--set", "stages.longest_steps=40"),
     *("--set", "stages.growth=1"),
 ]
 
@@ -51,7 +51,7 @@ def test_tiny_runs_and_continues_with_its_tokenizer(capsys, tmp_path):
     metrics = main(argv)
     assert metrics["test_mlm_accuracy"] > 1.5 / 16, "better than one of 16 words at random"
     text = capsys.readouterr().out
-    assert "cost: 90 steps applied and about 32 probed in 1 stages" in text
+    assert "cost: 40 steps applied and about 32 probed in 1 stages" in text
     tokenizer = tmp_path / "runs" / "bert" / "tokenizer.json"
     kept = tokenizer.read_text()
     assert main(argv) == metrics, "a finished run gives its result again"

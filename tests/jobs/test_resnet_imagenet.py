@@ -12,8 +12,8 @@ from jobs.resnet_imagenet import main
 from tests.workloads.image_files import write_fashion, write_image_folder
 
 SHORT = [
-    *("--set", "total_steps=90", "--set", "warmup.steps=10", "--set", "search.probe_steps=8"),
-    *("--set", "stages.first_steps=80", "--set", "stages.longest_steps=80"),
+    *("--set", "total_steps=40", "--set", "warmup.steps=5", "--set", "search.probe_steps=8"),
+    *("--set", "stages.first_steps=40", "--set", "stages.longest_steps=40"),
     *("--set", "stages.growth=1"),
 ]
 
@@ -60,7 +60,7 @@ def test_fashion_runs_in_this_process(capsys, tmp_path):
     metrics = main(["--preset", "fashion", "--data", str(data), "--num-workers", "0", *SHORT])
     assert metrics["test_top1"] > 0.9
     text = capsys.readouterr().out
-    assert "cost: 90 steps applied and about 32 probed in 1 stages" in text
+    assert "cost: 40 steps applied and about 32 probed in 1 stages" in text
     assert "test: test_top1" in text
     assert (tmp_path / "runs" / "resnet" / "schedule.json").exists()
 

@@ -8,8 +8,8 @@ from jobs.transformer_translation import main
 from tests.workloads.parallel_files import write_parallel
 
 SHORT = [
-    *("--set", "total_steps=85", "--set", "warmup.steps=5", "--set", "search.probe_steps=8"),
-    *("--set", "stages.first_steps=80", "--set", "stages.longest_steps=80"),
+    *("--set", "total_steps=40", "--set", "warmup.steps=5", "--set", "search.probe_steps=8"),
+    *("--set", "stages.first_steps=40", "--set", "stages.longest_steps=40"),
     *("--set", "stages.growth=1"),
 ]
 
@@ -54,6 +54,6 @@ def test_small_runs_and_translates(capsys, tmp_path):
     assert metrics["test_sentences"] == 10
     assert metrics["nll"] < 4.5, "an untrained model is at about 6"
     text = capsys.readouterr().out
-    assert "cost: 85 steps applied and about 32 probed in 1 stages" in text
+    assert "cost: 40 steps applied and about 32 probed in 1 stages" in text
     assert "2 samples a step" in text
     assert (tmp_path / "runs" / "translation" / "tokenizer.json").exists()

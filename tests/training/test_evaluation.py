@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ray_autolrs.training.collectives import Solo
-from ray_autolrs.training.evaluation import Evaluation
+from ray_autolrs.training.evaluation import Evaluation, validation_batches
 from ray_autolrs.training.replica import Replica
 from tests.training.toy import CPU, Augmented, ToyTask, assert_same, points, state_of
 
@@ -26,7 +26,9 @@ def test_uneven_batches_give_the_mean_over_all_samples(batch_size: int):
     task = ToyTask()
     replica = replica_of(task)
     dataset = task.val_dataset()
-    means = Evaluation(task, dataset, batch_size).run(replica, Solo(), with_metrics=True)
+    means = Evaluation(task, validation_batches(task, dataset, batch_size)).run(
+        replica, Solo(), with_metrics=True
+    )
     replica.module.eval()
     with torch.no_grad():
         x, y = points(task.val_samples)[:]
@@ -42,7 +44,7 @@ def test_uneven_batches_give_the_mean_over_all_samples(batch_size: int):
 def test_a_subset_without_metrics():
     task = ToyTask()
     replica = replica_of(task)
-    some = Evaluation(task, task.val_dataset(), 4, [1, 5, 20]).run(
+    some = Evaluation(task, validation_batches(task, task.val_dataset(), 4, [1, 5, 20])).run(
         replica, Solo(), with_metrics=False
     )
     x, y = points(task.val_samples)[[1, 5, 20]]
@@ -58,7 +60,9 @@ def test_an_evaluation_changes_nothing_that_training_sees():
     before = state_of(replica)
     modes: list[bool] = []
     replica.module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    Evaluation(task, task.val_dataset(), 4).run(replica, Solo(), with_metrics=False)
+    Evaluation(task, validation_batches(task, task.val_dataset(), 4)).run(
+        replica, Solo(), with_metrics=False
+    )
     assert modes == [False] * 6
     after = state_of(replica)
     assert_same({**after, "random": None}, {**before, "random": None})
@@ -96,11 +100,11 @@ class Half:
 def test_random_validation_data_is_the_same_each_time_and_for_any_number_of_workers():
     task = NoisyTask()
     replica = replica_of(task)
-    evaluation = Evaluation(task, task.val_dataset(), 4, seed=3)
+    evaluation = Evaluation(task, validation_batches(task, task.val_dataset(), 4, seed=3), seed=3)
     first = evaluation.run(replica, Solo(), with_metrics=False)
     torch.rand(5)
     assert evaluation.run(replica, Solo(), with_metrics=False) == first
-    other = Evaluation(task, task.val_dataset(), 4, seed=4)
+    other = Evaluation(task, validation_batches(task, task.val_dataset(), 4, seed=4), seed=4)
     assert other.run(replica, Solo(), with_metrics=False) != first
     halves = [Half(0), Half(1)]
     for half in halves:
@@ -115,15 +119,17 @@ def test_random_validation_data_is_the_same_each_time_and_for_any_number_of_work
 def test_loader_processes_change_nothing():
     task, loaded = NoisyTask(), NoisyTask(loader_workers=2)
     replica = replica_of(task)
-    assert Evaluation(loaded, loaded.val_dataset(), 4).run(
+    assert Evaluation(loaded, validation_batches(loaded, loaded.val_dataset(), 4)).run(
         replica, Solo(), with_metrics=True
-    ) == Evaluation(task, task.val_dataset(), 4).run(replica, Solo(), with_metrics=True)
+    ) == Evaluation(task, validation_batches(task, task.val_dataset(), 4)).run(
+        replica, Solo(), with_metrics=True
+    )
 
 
 @pytest.mark.parametrize("indices", [None, []])
 def test_an_empty_validation_set_is_refused(indices: list[int] | None):
     with pytest.raises(ValueError, match="validation set is empty"):
-        Evaluation(ToyTask(), points(0 if indices is None else 4), 4, indices)
+        validation_batches(ToyTask(), points(0 if indices is None else 4), 4, indices)
 
 
 @pytest.mark.parametrize(
@@ -137,4 +143,6 @@ def test_metrics_that_cannot_be_averaged_are_refused(metrics: dict[str, Tensor],
     task = ToyTask()
     task.metrics = lambda model, batch: metrics  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=message):
-        Evaluation(task, points(8), 4).run(replica_of(task), Solo(), with_metrics=True)
+        Evaluation(task, validation_batches(task, points(8), 4)).run(
+            replica_of(task), Solo(), with_metrics=True
+        )

@@ -143,9 +143,8 @@ def test_the_callers_random_states_are_put_back():
     assert isinstance(Noisy().train_dataset(), Augmented)
     lr_range_test(Noisy(), lr_start=1e-4)
     assert_same(before, states())
-    # Also where it fails.
-    with pytest.raises(ValueError, match="the loss never falls"):
-        lr_range_test(Noisy(), lr_start=1e-12, lr_end=1e-11)
+    with pytest.raises(ValueError, match="not finite"):
+        lr_range_test(Bowl(offset=float("nan")))
     assert_same(before, states())
 
 
@@ -248,7 +247,7 @@ def test_a_curve_that_still_falls_at_the_end_says_so(caplog):
     assert result.lr_max == 0.1
     assert result.lrs[-1] == 0.1
     decision, warning = caplog.records
-    assert "range test of Bowl: 100 of 100 steps, ended by lr_end; interval" in decision.message
+    assert "range test of Bowl: 100 steps, ended by lr_end; interval" in decision.message
     assert warning.levelno == logging.WARNING
     assert "still falling at lr_end=0.1; raise it" in warning.message
 
@@ -264,12 +263,6 @@ def test_loader_processes_are_left_early():
 def test_a_task_that_cannot_start_is_refused():
     with pytest.raises(ValueError, match=r"not finite at LR 1e-07, after 0 of 100 steps"):
         lr_range_test(Bowl(offset=float("nan")))
-    # Far too large from the start: the loss explodes, and never was lower.
-    with pytest.raises(ValueError, match=r"never falls .* give a smaller lr_start"):
-        lr_range_test(Bowl(), lr_start=3.0, lr_end=30.0)
-    # Flat: no LR is large enough.
-    with pytest.raises(ValueError, match=r"never falls .* a larger lr_end"):
-        lr_range_test(Bowl(scale=0.0, offset=1.0))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def groups(model: nn.Module, lr: Any = 0.1) -> torch.optim.Optimizer:
 def test_parameter_groups_keep_their_ratio():
     replica = make_replica(ToyTask(plain_net, groups))
     for lr in (0.7, 1e-3, 0.1):
-        replica.set_lr(lr, 0)
+        replica.set_lr(lr)
         assert replica.optimizer.param_groups[0]["lr"] == lr
         assert replica.optimizer.param_groups[1]["lr"] == pytest.approx(3 * lr, rel=1e-15)
 
@@ -49,7 +49,7 @@ def test_a_tensor_lr_is_set_in_place():
     # Captured graphs and fused optimizers read the LR from a tensor's memory.
     replica = make_replica(ToyTask(plain_net, lambda model: groups(model, torch.tensor(0.1))))
     held = [group["lr"] for group in replica.optimizer.param_groups]
-    replica.set_lr(0.5, 0)
+    replica.set_lr(0.5)
     assert [group["lr"] for group in replica.optimizer.param_groups] == held
     assert all(
         group["lr"] is lr for group, lr in zip(replica.optimizer.param_groups, held, strict=True)
@@ -218,3 +218,12 @@ def test_an_optimizer_that_no_snapshot_could_hold_is_refused():
         make_replica(ToyTask(plain_net, stray))
     with pytest.raises(ValueError, match="LBFGS"):
         make_replica(ToyTask(plain_net, lambda model: torch.optim.LBFGS(model.parameters())))
+
+
+@pytest.mark.parametrize("layer", [nn.LazyLinear(3), nn.LazyBatchNorm1d(affine=False)], ids=repr)
+def test_a_lazy_module_is_refused_before_a_snapshot_could_miss_it(layer: nn.Module):
+    def net() -> nn.Module:
+        return nn.Sequential(plain_net(), layer)
+
+    with pytest.raises(ValueError, match=r"the model's '1\..* run a batch through"):
+        make_replica(ToyTask(net))

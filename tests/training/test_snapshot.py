@@ -109,7 +109,7 @@ def test_a_saved_state_continues_in_a_fresh_process_s_replica(optimizer: Build):
 
     file.seek(0)
     fresh = make_worker(task)
-    fresh.snapshot.load_state_dict(torch.load(file, weights_only=False))
+    fresh.snapshot.load_state_dict(torch.load(file, weights_only=True))
     assert fresh.snapshot.restore(fresh.replica) == 4
     assert train(fresh, 4, 6) == expected
     assert_same(state_of(fresh.replica), state_of(worker.replica))

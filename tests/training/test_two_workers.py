@@ -36,14 +36,31 @@ class SingleTask(ToyTask):
         return dict(super().metrics(model, [batch[0].float(), batch[1]]))
 
 
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters())
+
+
 def single_net() -> nn.Module:
     return full_net().float()
+
+
+class Branched(nn.Module):
+    """With a head that no batch uses, and one that a batch uses if its first number is positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.unused, self.sometimes = plain_net(), plain_net(), plain_net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.net(x) + (self.sometimes(x) if x[0, 0] > 0 else 0)
+        return out
 
 
 TASKS = {
     "single": SingleTask(single_net, micro_batch_size=8),
     "whole": ToyTask(full_net, micro_batch_size=8, augment=True),
     "accumulated": ToyTask(full_net, micro_batch_size=4, augment=True, max_grad_norm=0.5),
+    "branched": ToyTask(Branched, adam, micro_batch_size=8),
     "few_validation_batches": ToyTask(plain_net, micro_batch_size=8, val_samples=5),
 }
 

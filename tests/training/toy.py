@@ -37,6 +37,8 @@ AVERAGES: dict[str, Averaging] = {
     "ema": EMA(),
     "own": Mean(),
 }
+Build = Callable[[nn.Module], torch.optim.Optimizer]
+
 CPU = torch.device("cpu")
 FEATURES, CLASSES = 6, 3
 

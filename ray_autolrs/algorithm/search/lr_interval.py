@@ -42,6 +42,10 @@ of 100 S_i lies about as far below their mean: a loss that stays passes by chanc
 ROUNDING = 1e-6
 """A fall by less than this part of the level is rounding. Ours: ten float32 roundings."""
 
+LOCAL_LOSSES = 20
+"""Losses that the noise near a place is taken from. Ours: twice what the smoothed loss averages
+over."""
+
 FALL_BEGINS = 0.1
 """Part of the whole fall after which the loss counts as falling. Ours."""
 
@@ -53,16 +57,24 @@ DIVERGENCE = 4.0
 """A sweep ends when the smoothed loss exceeds its best by this factor. Source: fastai."""
 
 
-def read_interval(lrs: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
+class NeverFellError(ValueError):
+    """The smoothed loss of a sweep never falls by more than noise."""
+
+
+def read_interval(
+    lrs: Sequence[float], losses: Sequence[float], *, local_noise: bool = False
+) -> tuple[float, float]:
     """Return (lr_min, lr_max) of a curve, by the rule that the module's docstring gives.
 
     Args:
         lrs: the LRs that were planned, increasing.
         losses: the finite losses of the steps that were taken, perhaps fewer.
+        local_noise: take the noise near the smallest loss, not over all steps: that of paired
+            losses grows with the LR.
 
     Raises:
-        ValueError: there are too few losses to tell a level from a fall, or the smoothed loss
-            never falls.
+        NeverFellError: as it says.
+        ValueError: there are too few losses to tell a level from a fall.
 
     >>> lrs = [10 ** (i / 20 - 5) for i in range(120)]  # 1e-5 to 1
     >>> losses = [(math.log10(lr) + 1) ** 2 for lr in lrs]  # 0 at 0.1
@@ -79,9 +91,10 @@ def read_interval(lrs: Sequence[float], losses: Sequence[float]) -> tuple[float,
         )
     level, smoothed = _level(losses, len(lrs)), smooth(losses)
     best = min(range(level_losses, len(smoothed)), key=smoothed.__getitem__)
-    fall, noise = level - smoothed[best], _noise(losses[: best + 1])
+    until_best = losses[max(0, best - LOCAL_LOSSES + 1) if local_noise else 0 : best + 1]
+    fall, noise = level - smoothed[best], _noise(until_best)
     if not fall > max(MIN_FALL * noise, ROUNDING * abs(level)):
-        raise ValueError(
+        raise NeverFellError(
             f"the loss never falls between LR {lrs[0]:.3g} and {lrs[len(losses) - 1]:.3g}: it "
             f"begins at {level:.6g}, its smallest smoothed value is {smoothed[best]:.6g}, and the "
             f"noise of a batch is {noise:.3g}. If it rises from the start, give a smaller "
@@ -91,6 +104,45 @@ def read_interval(lrs: Sequence[float], losses: Sequence[float]) -> tuple[float,
     above = [place for place in range(best) if smoothed[place] > threshold]
     begins = above[-1] + 1 if above else 0
     return min(lrs[begins], lrs[best] / DECADES), lrs[best]
+
+
+def paired(losses: Sequence[float], before: Sequence[float]) -> list[float]:
+    """Return a sweep's losses without what differs between batches (common random numbers).
+
+    Each is compared with the loss of the same batch before the sweep, D_i = L_i - L_i(w_0); the
+    mean of the latter is added, so that the curve begins at the level before training.
+
+    >>> paired([2.5, 1.0, 1.5], before=[2.0, 1.0, 3.0])
+    [2.5, 2.0, 0.5]
+    """
+    level = math.fsum(before) / len(before)
+    return [level + loss - first for loss, first in zip(losses, before, strict=True)]
+
+
+def fallback_interval(
+    lr: float, lrs: Sequence[float], losses: Sequence[float], before: Sequence[float]
+) -> tuple[float, float]:
+    """Return the three decades around an LR, but none where the loss has risen for good.
+
+    It has where it exceeds its level by more than the noise of a batch, on the same batches.
+
+    Args:
+        lr: the LR that the user's optimizer has.
+        lrs: as for :func:`read_interval`.
+        losses: likewise.
+        before: as for :func:`paired`.
+
+    >>> lrs = [10 ** (i / 10 - 7) for i in range(81)]  # 1e-7 to 10
+    >>> [round(end, 6) for end in fallback_interval(0.01, lrs, [1.0] * 81, [1.0] * 81)]
+    [0.000316, 0.316228]
+    """
+    high = lr * math.sqrt(DECADES)
+    differences = paired(losses, before)
+    level = _level(differences, len(lrs))
+    most = level + max(_noise(before), ROUNDING * abs(level))
+    low_enough = [place for place, loss in enumerate(smooth(differences)) if loss <= most]
+    high = min(high, lrs[low_enough[-1]]) if low_enough[-1] < len(losses) - 1 else high
+    return high / DECADES, high
 
 
 def has_risen(losses: Sequence[float], planned: int) -> bool:

@@ -72,9 +72,16 @@ Command = Probe | Apply | Finish
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The workers hold a snapshot taken before applied step ``step``: a start or a restart."""
+    """The workers hold a snapshot taken before applied step ``step``: a start or a restart.
+
+    Attributes:
+        step: the step.
+        base_momentum: that of the task's optimizer, which an average may have turned off; None
+            where nobody asks.
+    """
 
     step: int
+    base_momentum: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,9 @@ Record = dict[str, Any]
 def event_record(before: RunState, event: Event, after: RunState) -> Record:
     """Return the record of an event that took the machine from ``before`` to ``after``."""
     match event:
-        case Ready(step):
-            return {"kind": "ready", "step": step}
+        case Ready(step, momentum):
+            told = {} if momentum is None else {"base_momentum": momentum}
+            return {"kind": "ready", "step": step, **told}
         case FinishRequested():
             return {"kind": "finish_requested"}
         case ProbeDone():
@@ -120,7 +121,7 @@ def record_event(record: Record) -> Event | None:
     """Return the event that a record tells, or None if it tells a decision."""
     match record["kind"]:
         case "ready":
-            return Ready(step=record["step"])
+            return Ready(step=record["step"], base_momentum=record.get("base_momentum"))
         case "probe":
             return ProbeDone(
                 stage=record["stage"],

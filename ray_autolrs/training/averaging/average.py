@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from ray_autolrs.algorithm.field_checks import check_integer
 from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.found_with import FoundWith
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
     from typing_extensions import Self
+
+
+CALIBRATION_BATCHES = 20
+"""Batches from which BatchNorm's statistics are taken anew, unless an average says otherwise."""
+
+STEPS = "averaged_steps"
+"""What a parameter group of a Schedule-Free optimizer of ours counts, and others lack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class Averaging(ABC):
         ValueError: a field is out of its range.
     """
 
-    calibration_batches: int = 20
+    calibration_batches: int = CALIBRATION_BATCHES
     """Training batches, of one micro-batch each, from which BatchNorm's statistics are taken
     anew at the averaged weights before each look at them."""
 
@@ -39,6 +47,20 @@ class Averaging(ABC):
     def interpolation(self) -> Interpolation | None:
         """What a forecast knows of gradients taken near the average; None takes them at w_t."""
         return None
+
+    def found_with(self, base_momentum: float | None = None) -> FoundWith:
+        """Return what a schedule says of the average that it was found with; resolved.
+
+        Args:
+            base_momentum: of the optimizer inside.
+        """
+        near = self.interpolation
+        return FoundWith(
+            kind=type(self).__name__,
+            momentum=None if near is None else near.momentum,
+            power=None if near is None else near.power,
+            base_momentum=base_momentum,
+        )
 
     def resolve(self, global_batch_size: int) -> Self:
         """Return the value with every field filled in that depends on the batch, in samples."""
@@ -63,16 +85,37 @@ class WeightAverage(Protocol):
     updates: int
 
     @abstractmethod
-    def lr_factors(self, step: int) -> list[float]:
-        """Return what each parameter group's LR is multiplied with at a step, from 0."""
-
-    @abstractmethod
     def update(self) -> None:
         """Take in the weights after an optimizer step."""
 
     @abstractmethod
     def swapped_in(self) -> contextlib.AbstractContextManager[None]:
         """Let the parameters hold the average, and afterwards what they held, to the last bit."""
+
+
+def averages_itself(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer averages the weights in its own steps, as Schedule-Free ones do.
+
+    They have ``train()`` and ``eval()``; Accelerate's wrapper has them around any optimizer.
+    """
+    inner = optimizer
+    while hasattr(inner, "optimizer"):
+        inner = inner.optimizer
+    has_modes = callable(getattr(inner, "train", None)) and callable(getattr(inner, "eval", None))
+    return has_modes or any(STEPS in group for group in optimizer.param_groups)
+
+
+def refuse_a_second_average(optimizer: Optimizer) -> None:
+    """Refuse to average what :func:`averages_itself`.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"the optimizer {type(optimizer).__name__} averages the weights itself, as Schedule-Free "
+        "ones do, and would be averaged twice; set averaging=None, or use the optimizer that it "
+        "is made from, such as AdamW (in TrainingArguments optim='adamw_torch') or SGD"
+    )
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -18,9 +18,6 @@ class NoAverage:
         self.tensors: list[Tensor] = []
         self.updates = 0
 
-    def lr_factors(self, step: int) -> list[float]:
-        return [1.0] * len(self.optimizer.param_groups)
-
     def update(self) -> None:
         return
 

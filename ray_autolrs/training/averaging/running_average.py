@@ -28,9 +28,6 @@ class RunningAverage:
         self.updates = 0
         self._newest_weight = newest_weight
 
-    def lr_factors(self, step: int) -> list[float]:
-        return [1.0] * len(self.optimizer.param_groups)
-
     def update(self) -> None:
         self.updates += 1
         newest = [parameter.detach() for parameter in self._parameters]

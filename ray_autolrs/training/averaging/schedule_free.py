@@ -18,7 +18,7 @@ from ray_autolrs.training.averaging.average import Averaging
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from ray_autolrs.training.averaging.schedule_free_wrapper import ScheduleFree
+    from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 
 MOST_LOOKAHEAD = 0.2
 """Largest 1 - β that a batch size leads to. Ours (measured)."""
@@ -64,15 +64,17 @@ class ScheduleFreeAverage(Averaging):
         lookahead = MOST_LOOKAHEAD * math.sqrt(32 / global_batch_size)
         return dataclasses.replace(self, momentum=1 - min(MOST_LOOKAHEAD, max(0.05, lookahead)))
 
-    def build(self, optimizer: Optimizer) -> ScheduleFree:
-        """Return the wrapper that takes the steps.
+    def build(self, optimizer: Optimizer) -> SelfAveraged:
+        """Return the average, whose optimizer takes the steps.
 
         Raises:
             ValueError: the momentum is None.
         """
-        from ray_autolrs.training.averaging.schedule_free_wrapper import ScheduleFree
+        from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
+        from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 
-        return ScheduleFree(optimizer, momentum=self._resolved_momentum, power=self.power)
+        momentum = self._resolved_momentum
+        return SelfAveraged(ScheduleFree(optimizer, momentum=momentum, power=self.power))
 
     @property
     def _resolved_momentum(self) -> float:

@@ -45,7 +45,10 @@ class TransformerSize:
     max_length: int = 512
 
     def build(self, vocab_size: int) -> MarianMTModel:
-        """Return a model with random weights for a vocabulary, one of both languages."""
+        """Return a model with random weights for a vocabulary, one of both languages.
+
+        They are tensor2tensor's: by transformers' own, normal ones, 400 steps end 1.5% higher.
+        """
         from transformers import MarianConfig, MarianMTModel  # takes seconds
 
         sides: dict[str, Any] = {}
@@ -62,8 +65,7 @@ class TransformerSize:
             max_position_embeddings=self.max_length,
             activation_function="relu",
             scale_embedding=True,
-            # tensor2tensor's for embeddings, and the deviation of its Glorot-uniform attention.
-            init_std=self.width**-0.5,
+            init_std=self.width**-0.5,  # of embeddings, as in tensor2tensor
             pad_token_id=PAD_ID,
             bos_token_id=BOS_ID,
             eos_token_id=EOS_ID,
@@ -71,7 +73,11 @@ class TransformerSize:
             decoder_start_token_id=BOS_ID,
             **sides,
         )
-        return MarianMTModel(config)
+        model = MarianMTModel(config)
+        for layer in model.model.modules():  # of which the output is not one: it is the embedding
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+        return model
 
 
 def target_logits(model: nn.Module, source: Tensor, shifted: Tensor) -> Tensor:

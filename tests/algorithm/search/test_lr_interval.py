@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from ray_autolrs.algorithm.search.lr_interval import has_risen, read_interval, smooth
+from ray_autolrs.algorithm.search.lr_interval import (
+    NeverFellError,
+    fallback_interval,
+    has_risen,
+    paired,
+    read_interval,
+    smooth,
+)
 
 LRS = [10 ** (place / 10 - 7) for place in range(81)]
 """1e-7 to 10."""
@@ -96,3 +103,25 @@ def test_noise_alone_is_seldom_taken_for_a_fall():
 )
 def test_a_loss_has_risen_far_above_its_best(losses: list[float], expected: bool):
     assert has_risen(losses, planned=100) is expected
+
+
+def test_paired_losses_show_a_fall_below_the_noise_of_a_batch():
+    generator = np.random.default_rng(0)
+    batches = 2.0 + 0.5 * generator.standard_normal(81)
+    gained = [loss - 2.0 for loss in curve(-3.0, 0.0)]
+    losses = [float(batch) + 0.05 * gain for batch, gain in zip(batches, gained, strict=True)]
+    with pytest.raises(NeverFellError):
+        read_interval(LRS, losses)
+    found = read_interval(LRS, paired(losses, batches.tolist()), local_noise=True)
+    assert np.log10(found) == pytest.approx(np.log10([1e-3, 1.0]), abs=0.5)
+
+
+def test_the_fallback_lies_around_the_optimizers_lr_and_below_the_rise():
+    flat = [2.0] * 81
+    assert fallback_interval(1e-3, LRS, flat, flat) == pytest.approx((3.16e-5, 3.16e-2), rel=1e-3)
+    risen = [2.0] * 50 + [2.0 + 0.1 * place for place in range(31)]  # from LR 0.01 on
+    assert fallback_interval(1e-3, LRS, risen, flat) == pytest.approx((1e-5, 1e-2), rel=0.3)
+    # Less than what batches differ by is no rise.
+    noisy = [2.0 + 0.5 * (-1) ** place for place in range(81)]
+    low, high = fallback_interval(1e-3, LRS, paired(risen, flat), noisy)
+    assert (low, high) == pytest.approx((3.16e-5, 3.16e-2), rel=1e-3)

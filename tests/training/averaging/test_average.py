@@ -43,9 +43,8 @@ def test_one_s_own_average_is_all_that_a_run_needs():
 
 
 @pytest.mark.parametrize("averaging", [None, EMA(), Mean()])
-def test_only_schedule_free_changes_lrs_and_the_training(averaging: Averaging | None):
+def test_only_schedule_free_changes_the_training(averaging: Averaging | None):
     averaged, plain = make_worker(ToyTask(), averaging), make_worker(ToyTask())
-    assert averaged.replica.average.lr_factors(0) == [1.0]
     assert train(averaged, 0, 8) == train(plain, 0, 8)
     assert not differs(values(averaged.replica), values(plain.replica))
 
@@ -90,7 +89,7 @@ def test_a_saved_state_continues_in_a_fresh_worker(averaging: Averaging, optimiz
 
     file.seek(0)
     fresh = make_worker(task, averaging)
-    fresh.snapshot.load_state_dict(torch.load(file, weights_only=False))
+    fresh.snapshot.load_state_dict(torch.load(file, weights_only=True))
     for _ in range(2):  # what was loaded is not what trains
         assert fresh.snapshot.restore(fresh.replica) == 4
         assert train(fresh, 4, 6) == expected
@@ -101,7 +100,9 @@ def test_a_saved_state_continues_in_a_fresh_worker(averaging: Averaging, optimiz
 def test_the_snapshot_of_another_average_is_refused(averaging: Averaging):
     plain, averaged = make_worker(ToyTask()), make_worker(ToyTask(), averaging)
     averaged.snapshot.load_state_dict(plain.snapshot.state_dict())
-    with pytest.raises(ValueError, match="another average of the weights: 6 tensors, and 0"):
+    with pytest.raises(
+        ValueError, match=r"another average of the weights: .* and NoAverage of 0 in"
+    ):
         averaged.snapshot.restore(averaged.replica)
 
 

@@ -5,13 +5,12 @@ from typing import Any
 import pytest
 import torch
 from schedulefree import ScheduleFreeWrapper, SGDScheduleFree
-from torch import nn
 
 from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from ray_autolrs.training.worker import Worker
-from tests.training.test_snapshot import OPTIMIZERS, two_groups
+from tests.training.test_snapshot import two_groups
 from tests.training.toy import (
     ToyTask,
     assert_near,
@@ -91,45 +90,6 @@ def test_schedule_free_is_the_package_s_wrapper_around_any_optimizer():
     for wrapper in wrappers:
         wrapper.eval()
     assert_near(averages(worker), values(reference))
-
-
-@pytest.mark.parametrize(
-    ("build", "factor", "off"),
-    [
-        (sgd_with(), 1.0, {"momentum": 0.0}),
-        (sgd_with(momentum=0.9), 10.0, {"momentum": 0.0}),
-        (sgd_with(momentum=0.5, nesterov=True), 2.0, {"momentum": 0.0, "nesterov": False}),
-        (sgd_with(momentum=0.75, dampening=0.5), 2.0, {"momentum": 0.0, "dampening": 0.0}),
-        (OPTIMIZERS["rmsprop"], 10.0, {"momentum": 0.0}),
-        (OPTIMIZERS["adam"], 1.0, {"betas": (0.0, 0.999)}),
-        (OPTIMIZERS["adagrad"], 1.0, {}),
-    ],
-)
-def test_momentum_is_turned_off_and_made_up_for(build: Any, factor: float, off: dict[str, Any]):
-    replica = make_worker(ToyTask(plain_net, build), ScheduleFreeAverage()).replica
-    (group,) = replica.optimizer.param_groups
-    assert {name: group[name] for name in off} == off
-    late = 10**5
-    assert replica.average.lr_factors(late) == [pytest.approx(factor)]
-    replica.set_lr(0.03, late)
-    assert group["lr"] == pytest.approx(0.03 * factor)
-
-
-@pytest.mark.parametrize("alpha", [0.5, 0.99])
-def test_steps_of_rmsprop_are_as_long_as_its_lr_says(alpha: float):
-    """Where gradients stay the same, each element moves by the LR, from the first step on."""
-    parameter = nn.Parameter(torch.tensor([1.0, -2.0, 30.0]))
-    optimizer = torch.optim.RMSprop([parameter], lr=0.0, alpha=alpha, eps=1e-12)
-    average = ScheduleFreeAverage(momentum=0.8, power=0.0).build(optimizer)
-    (weights,) = average.tensors
-    before = weights.clone()
-    for step in range(20):
-        (group,) = average.optimizer.param_groups
-        group["lr"] = 0.01 * average.lr_factors(step)[0]
-        parameter.grad = torch.tensor([1e-3, -1.0, 50.0])
-        average.optimizer.step()
-        moved = (before - weights) / parameter.grad.sign()
-        assert moved == pytest.approx(torch.full((3,), 0.01 * (step + 1)), rel=1e-4)
 
 
 def test_a_step_that_overflows_is_skipped():

@@ -102,10 +102,12 @@ def test_dropout_is_on_embeddings_and_sublayers_alone(model):
     assert config.attention_dropout == config.activation_dropout == config.encoder_layerdrop == 0
 
 
-def test_initial_weights_are_small_enough_for_post_norm(model):
+def test_initial_weights_are_those_of_tensor2tensor(model):
     shared = model.model.shared.weight
     assert model.lm_head.weight is model.model.decoder.embed_tokens.weight is shared
     assert float(shared[1:].detach().std()) * math.sqrt(SIZE.width) == pytest.approx(1, rel=0.1)
+    hidden = model.model.encoder.layers[0].fc1.weight
+    assert float(hidden.detach().abs().max()) == pytest.approx(math.sqrt(6 / 96), rel=0.01)
     assert all(not value.any() for name, value in model.named_parameters() if "proj.bias" in name)
 
 
@@ -135,9 +137,8 @@ def test_base_model_has_the_papers_size():
     assert model.num_parameters() == trained + 2 * 512 * 512
 
 
-def test_a_beam_finds_a_better_translation_than_greed():
-    torch.manual_seed(7)
-    model: Any = SIZE.build(50).double().eval()
+def test_a_beam_finds_a_better_translation_than_greed(model):
+    torch.manual_seed(2)
     for value in model.parameters():
         if value.requires_grad:
             nn.init.normal_(value, std=0.3)

@@ -1,0 +1,64 @@
+"""The three points of Schedule-Free averaging, of which two are held at a time.
+
+Symbols
+    z   weights that the optimizer inside moves
+    x   average of z
+    y   point where gradients are taken, between them: y = x + (1 - β) (z - x)
+
+In training the parameters hold y and a buffer holds z. While the optimizer inside steps, the
+parameters hold z and the buffer x. Parameters are moved many at a time by torch's ``foreach``
+operations, with a copy of no more than ``CHUNK_BYTES`` of them meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 2**24
+"""Ours: large enough that a GPU is busy, small beside a model that fills it."""
+
+
+def leave_points(parameters: Sequence[Tensor], buffers: Sequence[Tensor], beta: float) -> None:
+    """Turn (parameter, buffer) from (y, z) into (z, x), with x = y + (1 - 1/β) (z - y)."""
+    for points, weights in _chunks(parameters, buffers):
+        averages = torch._foreach_lerp(points, weights, 1 - 1 / beta)
+        torch._foreach_copy_(points, weights)
+        torch._foreach_copy_(weights, averages)
+
+
+def return_to_points(
+    parameters: Sequence[Tensor], buffers: Sequence[Tensor], beta: float, newest_weight: float
+) -> None:
+    """Take z into x, and turn (parameter, buffer) from (z, x) into (y, z)."""
+    for weights, averages in _chunks(parameters, buffers):
+        torch._foreach_lerp_(averages, weights, newest_weight)
+        points = torch._foreach_lerp(averages, weights, 1 - beta)
+        torch._foreach_copy_(averages, weights)
+        torch._foreach_copy_(weights, points)
+
+
+def _chunks(
+    parameters: Iterable[Tensor], buffers: Iterable[Tensor]
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    left: list[Tensor] = []
+    right: list[Tensor] = []
+    held = 0
+    for parameter, buffer in zip(parameters, buffers, strict=True):
+        left.append(_local(parameter))
+        right.append(_local(buffer))
+        held += left[-1].nbytes
+        if held >= CHUNK_BYTES:
+            yield left, right
+            left, right, held = [], [], 0
+    if left:
+        yield left, right
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, and others as they are."""
+    to_local = getattr(tensor, "to_local", None)  # a DTensor's
+    local: Tensor = tensor.detach() if to_local is None else to_local()
+    return local

@@ -1,0 +1,87 @@
+"""How gradients are averaged: by torch's DDP, or as a user's own module does it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+
+def data_parallel(
+    module: nn.Module, device: torch.device, *, find_unused: bool = False
+) -> DistributedDataParallel:
+    """Return the module that workers call in a step which they take together.
+
+    Buffers are not broadcast at each forward pass: in training mode no step reads a running
+    statistic. :func:`ray_autolrs.training.snapshot.share_buffers` makes them rank 0's where
+    they are read.
+
+    Args:
+        module: the worker's copy.
+        device: where it lives.
+        find_unused: look for parameters that the loss gives no gradient to. Without, DDP waits
+            for the gradient of each one that needs it.
+    """
+    return DistributedDataParallel(
+        module,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=find_unused,
+    )
+
+
+def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:
+    """Return the DDP that the module is wrapped in, compiled or not; None without one."""
+    inner = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    return inner if isinstance(inner, DistributedDataParallel) else None
+
+
+def shards_of(module: nn.Module) -> list[FSDPModule]:
+    """Return those of the module's layers that ``fully_shard`` has sharded over the workers."""
+    return [layer for layer in module.modules() if isinstance(layer, FSDPModule)]
+
+
+def averages_gradients(module: nn.Module) -> bool:
+    """Tell whether a module averages gradients over the workers itself, as a user's own may."""
+    return wrapper_of(module) is not None or bool(shards_of(module))
+
+
+def gradient_sync(module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Average gradients over the workers in the last micro-batch of a step only."""
+    wrapper = wrapper_of(module)
+    if wrapper is not None and not is_last:
+        return wrapper.no_sync()
+    for layer in shards_of(module):
+        layer.set_requires_gradient_sync(is_last, recurse=False)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def forward_only(module: nn.Module) -> Iterator[None]:
+    """Let forward passes of a user's own wrapped or sharded module leave nothing behind.
+
+    DDP would broadcast buffers at each pass, and workers may have unequal numbers of them. Layers
+    that are sharded stay whole until a backward pass that does not come.
+    """
+    wrapper = wrapper_of(module)
+    syncs = wrapper is not None and wrapper.require_forward_param_sync
+    if wrapper is not None:
+        wrapper.require_forward_param_sync = False
+    try:
+        yield
+    finally:
+        if wrapper is not None:
+            wrapper.require_forward_param_sync = syncs
+        reshard(module)
+
+
+def reshard(module: nn.Module) -> None:
+    """Let each worker hold its part of the module only."""
+    for layer in shards_of(module):
+        layer.reshard()
