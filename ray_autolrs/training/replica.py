@@ -154,7 +154,7 @@ class Replica:
     @property
     def can_look_back(self) -> bool:
         """Whether a worker can compute gradients by itself, as it cannot in a user's own loop."""
-        return self._own_step is None and wrapper_of(self.module) is None
+        return self._own_step is None and not averages_gradients(self.module)
 
     def loss_alone(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch, with its graph. It changes buffers."""
