@@ -14,19 +14,17 @@ Trainer itself calls the optimizer's ``eval()`` before an evaluation and ``train
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
+from ray_autolrs.integrations.calibrated_view import CalibratedView, calibrated_view
+from ray_autolrs.integrations.hugging_face_steps import TrainerSteps, state_kept
 from ray_autolrs.integrations.live_training import (
     LiveSettings,
     begin_average_anew,
@@ -35,7 +33,6 @@ from ray_autolrs.integrations.live_training import (
     scale_scheduler,
     set_mode,
     set_peak_lrs,
-    warn_of_batch_norm,
 )
 from ray_autolrs.training.averaging.average import STEPS
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
@@ -46,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 RECORD = "autolrs"
 """Entry of ``trainer_state.json``'s log history that holds what was found."""
-
-PLAIN = (bool, int, float, str, type(None))
 
 
 class AutoLRSCallback(TrainerCallback):
@@ -121,6 +116,8 @@ class AutoLRSCallback(TrainerCallback):
             name: getattr(trainer, name)
             for name in ("create_optimizer", "create_scheduler", "save_model", "get_batch_samples")
         }
+        self._steps = TrainerSteps(trainer, self._made_by_trainer["get_batch_samples"])
+        self._view: CalibratedView | None = None
         for name in self._made_by_trainer:
             setattr(trainer, name, getattr(self, f"_{name}"))
         self._handed_back: Iterator[Any] | None = None
@@ -164,7 +161,11 @@ class AutoLRSCallback(TrainerCallback):
 
     def _get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> Any:
         batches = self._handed_back or epoch_iterator
-        return self._made_by_trainer["get_batch_samples"](batches, *args, **kwargs)
+        given = self._made_by_trainer["get_batch_samples"](batches, *args, **kwargs)
+        if self._view is not None:
+            for batch in given[0]:
+                self._view.keep(batch)
+        return given
 
     # Events
 
@@ -176,17 +177,24 @@ class AutoLRSCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Search, unless the run goes on from a checkpoint."""
-        warn_of_batch_norm(self._trainer.model, self._trainer.optimizer)
         if self.lrs is not None:
             logger.info("the LR %.4g was found before; the search is not repeated", self.lrs[0])
-            return
-        if state.global_step > 0:
+        elif state.global_step > 0:
             logger.warning(
                 "the checkpoint of step %d was made without AutoLRSCallback: training goes on as "
                 "it was, without a search or an average",
                 state.global_step,
             )
-            return
+        else:
+            self._find(state)
+        if self._settings.averaging is not None:
+            count = self._settings.averaging.calibration_batches
+            optimizer, model = innermost(self._trainer.optimizer), self._trainer.model
+            self._view = calibrated_view(
+                optimizer, model, lambda batch: self._steps.loss(model, batch), count
+            )
+
+    def _find(self, state: TrainerState) -> None:
         begin_average_anew(self._trainer.optimizer)
         self.found = self._search(state.max_steps)
         self.lrs = self.found.group_lrs
@@ -197,6 +205,17 @@ class AutoLRSCallback(TrainerCallback):
         }
         history: list[Any] = state.log_history
         history.append({"step": state.global_step, RECORD: entry})
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Note which layers train."""
+        if self._view is not None:
+            self._view.note_frozen()
 
     def on_epoch_end(
         self,
@@ -217,14 +236,14 @@ class AutoLRSCallback(TrainerCallback):
         is_stream = isinstance(getattr(loader, "dataset", None), IterableDataset)
         optimizer = innermost(trainer.optimizer)
         lr = self._settings.lr if self._settings.lr is not None else peak_lrs(optimizer)[0]
-        with _state_kept(trainer, loader, is_stream=is_stream):
+        with state_kept(trainer, loader, is_stream=is_stream):
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(0)
             found = find_lr(
                 trainer.model_wrapped,
                 optimizer,
-                loss=self._loss,
-                step=self._step,
+                loss=self._steps.loss,
+                step=self._steps.take,
                 train_batches=loader,
                 total_steps=max_steps if max_steps > 0 else None,
                 lr=lr,
@@ -237,36 +256,6 @@ class AutoLRSCallback(TrainerCallback):
         # What can be read again is: the trainer reads the same batches from the same states.
         self._handed_back = found.batches if is_stream else None
         return found
-
-    def _loss(self, model: nn.Module, batch: Any) -> Tensor:
-        trainer = self._trainer
-        with trainer.compute_loss_context_manager():
-            loss: Tensor = trainer.compute_loss(model, trainer._prepare_inputs(batch))
-        return loss.mean()
-
-    def _step(self, batches: Any) -> Tensor:
-        """Take a step as the trainer does."""
-        trainer = self._trainer
-        model, accelerator = trainer.model_wrapped, trainer.accelerator
-        if trainer.args.gradient_accumulation_steps == 1:
-            batches = [batches]
-        batches, items = self._made_by_trainer["get_batch_samples"](
-            iter(batches), len(batches), trainer.args.device
-        )
-        trainer.current_gradient_accumulation_steps = len(batches)
-        model.zero_grad()
-        losses = []
-        for place, batch in enumerate(batches):
-            is_last = place == len(batches) - 1
-            accelerator.gradient_state._set_sync_gradients(is_last)
-            sync = contextlib.nullcontext() if is_last else accelerator.no_sync(model=model)
-            with sync:
-                losses.append(trainer.training_step(model, batch, items))
-        if trainer.args.max_grad_norm > 0:
-            trainer._clip_grad_norm(model)
-        trainer.optimizer.step()
-        model.zero_grad()
-        return torch.stack(losses).sum()
 
     def _set_lrs(self, max_steps: int) -> None:
         trainer = self._trainer
@@ -291,23 +280,3 @@ def _recorded(state: TrainerState) -> Mapping[str, Any] | None:
     """Return what a checkpoint says was found."""
     history: list[Any] = state.log_history
     return next((entry[RECORD] for entry in history if RECORD in entry), None)
-
-
-@contextlib.contextmanager
-def _state_kept(trainer: Any, loader: Any, *, is_stream: bool) -> Iterator[None]:
-    """Put back what the trainer's own steps and a loader's iterator note beside the model."""
-    gradients = trainer.accelerator.gradient_state
-    plain = {name: value for name, value in vars(trainer).items() if type(value) in PLAIN}
-    metrics = copy.deepcopy(getattr(trainer, "_metrics", None))  # of TRL's trainers
-    iterated = gradients.dataloader_references
-    try:
-        yield
-    finally:
-        vars(trainer).update(plain)
-        if metrics is not None:
-            trainer._metrics = metrics
-        gradients._set_sync_gradients(True)
-        if not is_stream:
-            gradients.dataloader_references = iterated
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(0)

@@ -6,24 +6,18 @@ precision, clipping, gradient accumulation and processes are what they are in tr
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import logging
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loops.optimization.automatic import ClosureResult
-from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch import Tensor, nn
 
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
+from ray_autolrs.integrations.calibrated_view import CalibratedView, calibrated_view
 from ray_autolrs.integrations.lightning_batches import HandedBack, Read
+from ray_autolrs.integrations.lightning_steps import TrainerSteps, state_kept
 from ray_autolrs.integrations.live_training import (
     LiveSettings,
     innermost,
@@ -31,7 +25,6 @@ from ray_autolrs.integrations.live_training import (
     scale_scheduler,
     set_mode,
     set_peak_lrs,
-    warn_of_batch_norm,
 )
 from ray_autolrs.training.averaging.average import STEPS
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
@@ -79,6 +72,7 @@ class AutoLRS(Callback):
         self.found: FoundLR | None = None
         self.lrs: tuple[float, ...] | None = None
         self._is_averaged = averaging is not None
+        self._view: CalibratedView | None = None
         self._settings = LiveSettings(
             averaging=averaging,
             lr=lr,
@@ -152,12 +146,13 @@ class AutoLRS(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, unless the run goes on from a checkpoint."""
-        warn_of_batch_norm(pl_module, trainer.optimizers[0])
         if self.lrs is not None:
             logger.info("the LR %.4g was found before; the search is not repeated", self.lrs[0])
-            return
-        if trainer.ckpt_path is not None:
-            return
+        elif trainer.ckpt_path is None:
+            self._find(trainer, pl_module)
+        self._view = self._calibrated_view(trainer, pl_module)
+
+    def _find(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
         total_steps = int(steps) if math.isfinite(steps) and steps > 0 else None
         before = peak_lrs(trainer.optimizers[0])
@@ -174,15 +169,38 @@ class AutoLRS(Callback):
         if self._is_averaged:
             self._set_constant_lr(trainer, total_steps)
 
+    def _calibrated_view(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> CalibratedView | None:
+        if self._settings.averaging is None:
+            return None
+        steps = TrainerSteps(trainer, pl_module)
+
+        def forward(batch: Any) -> None:
+            with state_kept(pl_module):
+                steps.loss(pl_module, batch)
+
+        count = self._settings.averaging.calibration_batches
+        return calibrated_view(innermost(trainer.optimizers[0]), pl_module, forward, count)
+
     def _set_constant_lr(self, trainer: Trainer, total_steps: int | None) -> None:
         scheduler = self._settings.constant_lr(trainer.optimizers[0], total_steps)
         trainer.strategy.lr_scheduler_configs = [LRSchedulerConfig(scheduler, interval="step")]
 
     # The average is held between a look at it and the next step
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Let the parameters hold what is trained."""
         _set_mode(trainer, averaged=False)
+        if self._view is not None:
+            self._view.keep(batch)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note which layers train."""
+        if self._view is not None:
+            self._view.note_frozen()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the parameters hold the average."""
@@ -203,12 +221,12 @@ class AutoLRS(Callback):
     ) -> FoundLR:
         fit: Any = trainer.fit_loop
         source = Read(fit._data_fetcher)
-        steps = _Steps(trainer, pl_module)
+        steps = TrainerSteps(trainer, pl_module)
         optimizer = innermost(trainer.optimizers[0])
         lr = self._settings.lr if self._settings.lr is not None else peak_lrs(optimizer)[0]
         model = trainer.strategy.model
         assert model is not None
-        with _state_kept(pl_module):
+        with state_kept(pl_module):
             found = find_lr(
                 model,
                 optimizer,
@@ -225,59 +243,6 @@ class AutoLRS(Callback):
             )
         fit._data_fetcher = HandedBack(source)
         return found
-
-
-class _Steps:
-    """The trainer's own steps, without its counters and its log."""
-
-    def __init__(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._trainer = trainer
-        self._module = pl_module
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self._result(batch, 0, 1)
-
-    def take(self, batches: Any) -> Tensor:
-        trainer = self._trainer
-        optimizer = trainer.optimizers[0]
-        count = trainer.accumulate_grad_batches
-        batches = batches if count > 1 else [batches]
-        losses: list[Tensor] = []
-
-        def gradients(place: int) -> Tensor:
-            loss = self._result(batches[place], place, count)
-            if place == 0:
-                optimizer.zero_grad()
-            trainer.strategy.backward(loss, optimizer)
-            losses.append(loss.detach())
-            return loss
-
-        def last() -> Tensor:
-            with torch.enable_grad():
-                return gradients(count - 1)
-
-        for place in range(count - 1):
-            with _unsynced(trainer.strategy):
-                gradients(place)
-        trainer.strategy.optimizer_step(optimizer, last)
-        optimizer.zero_grad()
-        return torch.stack(losses).sum()
-
-    def _result(self, batch: Any, place: int, count: int) -> Tensor:
-        """Return the loss of a batch, a ``count``-th of it."""
-        trainer, strategy = self._trainer, self._trainer.strategy
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = self._module._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = strategy.batch_to_device(batch, dataloader_idx=0)
-        arguments = trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, place)
-        output = strategy.training_step(*arguments.values())
-        loss = ClosureResult.from_training_step_output(output, count).closure_loss
-        if loss is None:
-            raise ValueError(
-                "training_step returned None, to leave a batch out; the search needs a loss of "
-                "each: filter such samples in the data"
-            )
-        return loss
 
 
 def _check(trainer: Trainer, module: LightningModule) -> None:
@@ -315,29 +280,3 @@ def _global_batch_size(trainer: Trainer) -> int:
 def _set_mode(trainer: Trainer, *, averaged: bool) -> None:
     for optimizer in trainer.strategy.optimizers:
         set_mode(optimizer, averaged=averaged)
-
-
-def _unsynced(strategy: Strategy) -> contextlib.AbstractContextManager[Any]:
-    no_sync: Callable[[], Any] | None = getattr(strategy.model, "no_sync", None)
-    return contextlib.nullcontext() if no_sync is None else no_sync()
-
-
-@contextlib.contextmanager
-def _state_kept(module: LightningModule) -> Iterator[None]:
-    """Drop what is logged, and put the state of metrics back."""
-    metrics = [
-        (part, {name: copy.deepcopy(getattr(part, name)) for name in part._defaults})
-        for part in module.modules()
-        if isinstance(getattr(part, "_defaults", None), dict)
-    ]
-    silent = {name: lambda *args, **kwargs: None for name in ("log", "log_dict")}
-    vars(module).update(silent)
-    try:
-        yield
-    finally:
-        for name in silent:
-            del vars(module)[name]
-        for part, states in metrics:
-            for name, value in states.items():
-                setattr(part, name, value)
-            vars(part)["_computed"] = None

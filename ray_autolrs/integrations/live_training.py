@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
 from ray_autolrs.training.averaging.average import STEPS, averages_itself
-from ray_autolrs.training.averaging.batch_norm import running_norms
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
 
@@ -128,6 +127,8 @@ def begin_average_anew(optimizer: Any) -> None:
     inner = innermost(optimizer)
     if not isinstance(inner, ScheduleFree):
         return
+    for name in ("eval", "train"):  # a view of the run before
+        vars(inner).pop(name, None)
     for group in inner.param_groups:
         group.update({STEPS: 0, "lr_max": 0.0, "train_mode": True})
     for own in inner.state.values():
@@ -170,12 +171,3 @@ def scale_scheduler(scheduler: Any, ratios: Sequence[float]) -> None:
                 setattr(
                     part, name, [lr * r for lr, r in zip(getattr(part, name), ratios, strict=True)]
                 )
-
-
-def warn_of_batch_norm(model: torch.nn.Module, optimizer: Any) -> None:
-    """Say that running statistics are those of training, where an average is looked at."""
-    if averages_itself(innermost(optimizer)) and running_norms(model):
-        logger.warning(
-            "the model has BatchNorm, whose running statistics belong to the weights in training: "
-            "take them anew at the average, by ScheduleFree.calibrate, before you judge the model"
-        )

@@ -293,3 +293,31 @@ def test_modules_that_are_refused(tmp_path):
         fitted(tmp_path, AutoLRS(), module=Manual())
     with pytest.raises((ValueError, RuntimeError), match=r"2 optimizers|multiple optimizers"):
         fitted(tmp_path, AutoLRS(), module=Two())
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_batch_norm_is_calibrated_at_the_average(tmp_path, is_frozen):
+    class Normed(Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(16).double()
+            self.net = nn.Sequential(
+                nn.Linear(6, 16).double(), self.norm, nn.Linear(16, 2).double()
+            )
+
+        def on_train_epoch_start(self):
+            self.norm.train(not is_frozen)
+
+    trainer, module = fitted(tmp_path, AutoLRS(**SHORT), module=Normed(), data=loader())
+    before = module.norm.running_mean.clone()
+    if is_frozen:
+        assert torch.equal(before, torch.zeros_like(before))
+        return
+    module.norm.reset_running_stats()
+    optimizer = innermost(trainer.optimizers[0])
+    optimizer.calibrate(module.net, module.seen)
+    torch.testing.assert_close(before, module.norm.running_mean)
+    trained = module.net[0].weight.clone()
+    optimizer.train()
+    assert not torch.equal(module.net[0].weight, trained)
+    assert not torch.equal(module.norm.running_mean, before)
