@@ -3,113 +3,29 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import Dataset, IterableDataset
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
-from ray_autolrs import EMA, Bracket, ScheduleFree, ScheduleFreeAverage, Warmup, find_lr
+from ray_autolrs import EMA, ScheduleFree, ScheduleFreeAverage, Warmup, find_lr
 from ray_autolrs.integrations.hugging_face import AutoLRSCallback
 from ray_autolrs.integrations.live_training import innermost
+from tests.integrations.tiny_trainer import (
+    SHORT,
+    STEPS,
+    Seen,
+    language_model,
+    mean_loss,
+    searched,
+    trainer_of,
+)
 from tests.training.toy import assert_same
-
-STEPS = 12
-SHORT: dict[str, Any] = {"search": Bracket(probe_steps=8), "validation_samples": 8}
-
-
-class Text(Dataset):
-    """Sentences of two tokens in turn, of unequal lengths where ``ragged``."""
-
-    def __init__(self, ragged=False):
-        generator = torch.Generator().manual_seed(0)
-        self.tokens = torch.randint(1, 50, (64, 2), generator=generator).repeat(1, 6)
-        self.ragged = ragged
-
-    def __len__(self):
-        return len(self.tokens)
-
-    def __getitem__(self, index):
-        labels = self.tokens[index].clone()
-        if self.ragged:
-            labels[: index % 9] = -100
-        return {"input_ids": self.tokens[index], "labels": labels}
-
-
-class OnePass(IterableDataset):
-    """Gives each sentence once, whoever asks."""
-
-    def __init__(self):
-        self.samples = iter([Text()[place % 64] for place in range(300)])
-
-    def __iter__(self):
-        return self.samples
-
-
-def language_model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    return LlamaForCausalLM(config).double()
-
-
-def trainer_of(path, data=None, model=None, optimizers=(None, None), **overrides):
-    values: dict[str, Any] = {
-        "output_dir": str(path),
-        "use_cpu": True,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "max_steps": STEPS,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "weight_decay": 0.1,
-        "logging_steps": 1,
-    }
-    args = TrainingArguments(**(values | overrides))
-    data = Text() if data is None else data
-    model = model or language_model()
-    return Trainer(model, args, train_dataset=data, eval_dataset=Text(), optimizers=optimizers)
-
-
-def searched(trainer, **settings):
-    callback = AutoLRSCallback(trainer, **(SHORT | settings))
-    trainer.add_callback(callback)
-    return callback
-
-
-class Seen(TrainerCallback):
-    """Notes the LR and the samples of each training step."""
-
-    def __init__(self, trainer):
-        self.lrs: list[list[float]] = []
-        self.firsts: list[torch.Tensor] = []
-        take = trainer.training_step
-
-        def noted(model, inputs, *args):
-            if trainer.state.log_history or self.lrs or trainer.state.global_step:
-                self.firsts.append(inputs["input_ids"].clone())
-            return take(model, inputs, *args)
-
-        trainer.training_step = noted
-
-    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
-        self.lrs.append([group["lr"] for group in optimizer.param_groups])
-
-
-def mean_loss(model, batch):
-    return model(**batch).loss
 
 
 @pytest.mark.parametrize("averaging", [ScheduleFreeAverage(), None], ids=["averaged", "plain"])
@@ -154,34 +70,6 @@ def test_the_search_changes_nothing_that_the_trainer_sees(tmp_path):
     assert_same(trainer.model.state_dict(), other.model.state_dict())
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses == [entry["loss"] for entry in other.state.log_history if "loss" in entry]
-
-
-def test_items_in_a_batch_are_counted_as_the_trainer_does(tmp_path):
-    trainer = trainer_of(tmp_path, Text(ragged=True), gradient_accumulation_steps=2)
-    callback = searched(trainer, averaging=None)
-    trainer.train()
-    assert callback.found is not None
-    batches = [batch["labels"] for batch in callback.found.batches_read[2:4]]
-    model = language_model()
-    losses: list[float] = []
-    for labels in batches:
-        full = torch.nn.functional.cross_entropy(
-            model(callback.found.batches_read[2 + len(losses)]["input_ids"]).logits[:, :-1].mT,
-            labels[:, 1:],
-            reduction="sum",
-        )
-        losses.append(full.item())
-    items = sum(int(labels[:, 1:].ne(-100).sum()) for labels in batches)
-    first = callback.found.probes[0].training_losses[0]
-    assert first == pytest.approx(sum(losses) / items, rel=1e-6)
-    assert first != pytest.approx(
-        sum(
-            loss / int(labels[:, 1:].ne(-100).sum())
-            for loss, labels in zip(losses, batches, strict=True)
-        )
-        / 2,
-        rel=1e-6,
-    )
 
 
 def test_evaluation_and_what_is_saved_are_at_the_average(tmp_path):
@@ -238,16 +126,6 @@ def test_a_resumed_run_goes_on_without_a_search(tmp_path, monkeypatch, averaged,
     assert_same(resumed.model.state_dict(), whole.model.state_dict())
     state = json.loads((tmp_path / "checkpoint-10" / "trainer_state.json").read_text())
     assert sum("autolrs" in entry for entry in state["log_history"]) == 1
-
-
-def test_a_stream_loses_no_batch(tmp_path):
-    trainer = trainer_of(tmp_path, OnePass())
-    seen = Seen(trainer)
-    callback = searched(trainer)
-    trainer.train()
-    assert callback.found.costs.batches > 4
-    expected = [Text()[place % 64]["input_ids"] for place in range(4 * STEPS)]
-    assert_same(torch.cat(seen.firsts[-STEPS:]), torch.stack(expected))
 
 
 def test_groups_keep_their_ratio_and_the_lr_warms_up(tmp_path):
@@ -329,4 +207,19 @@ def test_arguments_are_checked(tmp_path):
         AutoLRSCallback(trainer_of(tmp_path), averaging=EMA())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"warmup\.lr=0\.1 must be None"):
         AutoLRSCallback(trainer_of(tmp_path), warmup=Warmup(lr=0.1))
-    assert len(list(itertools.islice(OnePass(), 3))) == 3
+
+
+def test_the_best_model_is_an_average_and_stays_loaded(tmp_path):
+    trainer = trainer_of(
+        tmp_path, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss",
+    )  # fmt: skip
+    searched(trainer)
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert best is not None
+    saved = load_file(Path(best) / "model.safetensors")
+    assert_same(saved, {name: trainer.model.state_dict()[name] for name in saved})
+    assert trainer.evaluate()["eval_loss"] == trainer.state.best_metric
+    trainer.save_model(str(tmp_path / "final"))
+    assert_same(saved, load_file(tmp_path / "final" / "model.safetensors"))

@@ -11,7 +11,7 @@ import torch
 
 from ray_autolrs.integrations.hugging_face import AutoLRSCallback
 from ray_autolrs.training.collectives import Group
-from tests.integrations.test_hugging_face import SHORT, Seen, trainer_of
+from tests.integrations.tiny_trainer import SHORT, Seen, trainer_of
 from tests.training.processes import start_workers
 
 
@@ -40,6 +40,7 @@ def train(group: Group) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_find_and_train_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOLRS_TEST_FOLDER", str(tmp_path))
     one, other = start_workers(train, 2, tmp_path)

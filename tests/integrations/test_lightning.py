@@ -131,7 +131,7 @@ def test_it_finds_what_find_lr_finds_on_the_same_batches(tmp_path, averaging, ac
     expected = find_lr(
         other,
         other.configure_optimizers(),
-        loss=lambda model, batch: nn.functional.cross_entropy(model.net(batch[0]), batch[1]),
+        loss=lambda model, batch: nn.functional.cross_entropy(model.net(batch[0]), batch[1]),  # type: ignore[operator]
         train_batches=loader(),
         total_steps=STEPS,
         averaging=averaging,
