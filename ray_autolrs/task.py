@@ -116,7 +116,8 @@ class TrainingTask(ABC):
         if not _is_integer(self.loader_workers, minimum=0):
             raise self._refusal("loader_workers", "must be an integer of at least 0")
         norm: Any = plain(self.max_grad_norm)
-        if not (norm is None or norm == math.inf or (is_number(norm) and norm > 0)):
+        is_infinite = isinstance(norm, float) and norm == math.inf  # clips nothing either
+        if not (norm is None or is_infinite or (is_number(norm) and norm > 0)):
             raise self._refusal("max_grad_norm", "must be positive, or None not to clip")
         for name, choices in (
             ("precision", get_args(Precision)),
