@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_autolrs.algorithm.field_checks import check, check_integer, is_number
+from ray_autolrs.algorithm.field_checks import check, check_integer, is_number, make_plain
 from ray_autolrs.algorithm.schedules.run_shapes import Constant, RunShape
 from ray_autolrs.algorithm.schedules.segments import SHAPES, Segment
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
@@ -249,7 +249,7 @@ class AutoLRSConfig:
         )
 
     def _check_lr(self) -> None:
-        lr = self.lr
+        lr = make_plain(self, "lr")
         if isinstance(lr, tuple):
             holds = len(lr) == 2 and all(is_number(end) and end > 0 for end in lr)
             check(self, "lr", holds and lr[0] < lr[1], "must be (low, high) with 0 < low < high")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_autolrs.algorithm.field_checks import check, check_integer
+from ray_autolrs.algorithm.field_checks import check, check_integer, is_number, plain
 
 WITHOUT_ACTORS = ("sequential", "workers")
 """Kinds that have none. The trainer asks every kind, one's own too; these are refused here."""
@@ -38,6 +38,12 @@ class Lanes:
             check(self, name, has_effect, f"has no effect with kind={self.kind!r}; use 'actors'")
         check_integer(self, "actors", minimum=0 if self.kind == "auto" else 1, optional=True)
         if self.resources is not None:
-            amounts = self.resources.values()
-            holds = len(amounts) > 0 and all(amount > 0 for amount in amounts)
+            holds = isinstance(self.resources, dict) and len(self.resources) > 0
+            if holds:
+                amounts = {name: plain(amount) for name, amount in self.resources.items()}
+                object.__setattr__(self, "resources", amounts)
+                holds = all(
+                    isinstance(name, str) and is_number(amount) and amount > 0
+                    for name, amount in amounts.items()
+                )
             check(self, "resources", holds, 'must name positive amounts, such as {"CPU": 1}')

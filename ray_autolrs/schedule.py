@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_autolrs.algorithm.field_checks import is_integer, is_number
+from ray_autolrs.algorithm.field_checks import is_integer, is_number, shortened
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.schedules.segments import Segment
 
@@ -27,6 +27,10 @@ FORMAT = "ray_autolrs.schedule/2"
 
 PLOT_POINTS_PER_SEGMENT = 200
 """Ours: more points than a plot of usual width can tell apart."""
+
+
+MOST_STEPS = 2**53
+"""Every step up to here is a float of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +170,10 @@ class LRSchedule:
         """
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"expected an object with format={FORMAT!r}, found {found!r}")
+            raise ValueError(f"expected an object with format={FORMAT!r}, found {shortened(found)}")
         segments = values.get("segments")
         if not isinstance(segments, list):
-            raise ValueError(f"segments={segments!r} must be a list of segments")
+            raise ValueError(f"segments={shortened(segments)} must be a list of segments")
         averaging = values.get("averaging")
         return cls(
             tuple(Segment.from_dict(segment) for segment in segments),
@@ -205,7 +209,7 @@ class LRSchedule:
         content = Path(path).read_bytes()
         try:
             return cls.from_dict(json.loads(content))
-        except ValueError as error:  # also what json and UTF-8 decoding raise
+        except (ValueError, RecursionError) as error:  # as json and UTF-8 decoding raise them
             raise ValueError(
                 f"{os.fspath(path)} is not a schedule that LRSchedule.save wrote: {error}"
             ) from error
@@ -237,8 +241,11 @@ class LRSchedule:
 def _check_segment(place: int, segment: Segment, expected_first_step: int) -> None:
     for name in ("first_step", "last_step"):
         step = getattr(segment, name)
-        if not is_integer(step):
-            raise ValueError(f"segments[{place}].{name}={step!r} must be an integer")
+        if not is_integer(step) or abs(step) > MOST_STEPS:
+            raise ValueError(
+                f"segments[{place}].{name}={shortened(step)} must be an integer of at most "
+                f"{MOST_STEPS}"
+            )
     if segment.first_step != expected_first_step:
         fault = "leave a gap" if segment.first_step > expected_first_step else "overlap"
         raise ValueError(
@@ -252,18 +259,20 @@ def _check_segment(place: int, segment: Segment, expected_first_step: int) -> No
         )
     if not is_number(segment.peak_lr) or segment.peak_lr <= 0:
         raise ValueError(
-            f"segments[{place}].peak_lr={segment.peak_lr!r} must be positive and finite"
+            f"segments[{place}].peak_lr={shortened(segment.peak_lr)} must be positive and finite"
         )
     for step in (segment.first_step, segment.last_step):
         try:
             lr = segment.lr_at(step)
         except (ArithmeticError, TypeError) as error:
             raise ValueError(
-                f"segments[{place}].shape={segment.shape!r} gives no LR at step {step}: {error}"
+                f"segments[{place}].shape={shortened(segment.shape)} gives no LR at step {step}: "
+                f"{error}"
             ) from error
         if not is_number(lr) or lr < 0:
             raise ValueError(
-                f"segments[{place}].shape={segment.shape!r} gives LR {lr!r} at step {step}; "
+                f"segments[{place}].shape={shortened(segment.shape)} gives LR {shortened(lr)} at "
+                f"step {step}; "
                 "it must be finite and not negative"
             )
 

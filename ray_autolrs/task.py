@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+from ray_autolrs.algorithm.field_checks import is_number, plain
+
 Precision = Literal["fp32", "bf16", "fp16"]
+OnBadBatch = Literal["raise", "skip"]
 
 
 class TrainingTask(ABC):
@@ -58,6 +62,12 @@ class TrainingTask(ABC):
 
     loader_workers: int = 0
     """Processes that load data, for each training worker; 0 loads in the training process."""
+
+    on_bad_batch: OnBadBatch = "raise"
+    """What is done about a step whose loss or gradient is not finite although the LR is not at
+    fault, as it is not finite before that LR was used either: ``"raise"`` ends the run and names
+    step, samples and tensor; ``"skip"`` leaves the step out and counts it in the record, which
+    costs a copy of the state at each look at the losses."""
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -109,10 +119,17 @@ class TrainingTask(ABC):
             raise self._refusal("eval_batch_size", "must be None or an integer of at least 1")
         if not _is_integer(self.loader_workers, minimum=0):
             raise self._refusal("loader_workers", "must be an integer of at least 0")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+        norm: Any = plain(self.max_grad_norm)
+        is_infinite = isinstance(norm, float) and norm == math.inf  # clips nothing either
+        if not (norm is None or is_infinite or (is_number(norm) and norm > 0)):
             raise self._refusal("max_grad_norm", "must be positive, or None not to clip")
-        if self.precision not in get_args(Precision):
-            raise self._refusal("precision", f"must be one of {get_args(Precision)}")
+        for name, choices in (
+            ("precision", get_args(Precision)),
+            ("on_bad_batch", get_args(OnBadBatch)),
+        ):
+            value: object = getattr(self, name)
+            if not (isinstance(value, str) and value in choices):
+                raise self._refusal(name, f"must be one of {choices}")
 
     def _refusal(self, name: str, rule: str) -> ValueError:
         return ValueError(f"{type(self).__name__}.{name}={getattr(self, name)!r} {rule}")

@@ -1,108 +1,176 @@
-"""Checkpoints: what is in them, and where they go."""
+"""Checkpoints: where they go, which one a run goes on from, and how it is saved and loaded."""
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ray.train
 import torch
+from pyarrow import fs
 from ray.train import Checkpoint
 
+from ray_autolrs.cluster.checkpoint_files import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    STATE_FILE,
+    DamagedCheckpointError,
+    check_files,
+    load_state,
+    load_tensors,
+    parse_manifest,
+    write_manifest,
+)
+from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.training.worker import Worker
 
-STATE_FILE = "state.pt"
-"""In every checkpoint: all that a restart needs, as ``Snapshot.state_dict``."""
+logger = logging.getLogger(__name__)
 
-MODEL_FILE = "model.pt"
-"""The trained model's ``state_dict``: in the last checkpoint, and with ``keep_best`` the best so
-far in each."""
+KEPT_IN_PROCESS = 2
+"""Checkpoints that a run in this process keeps where ``CheckpointConfig`` does not say: one to
+go back to, should the newest be damaged."""
 
 
 class Checkpoints(Protocol):
     """Where checkpoints go."""
 
-    def latest(self) -> AbstractContextManager[Path | None]:
-        """Give a local folder with the latest checkpoint's files, or None, for a while."""
+    folder: RunFolder
 
-    def save(self, folder: Path | None, step: int) -> None:
-        """Keep the files in ``folder``, on rank 0; the others give None. All ranks call it."""
+    def save(self, files: Path | None, step: int) -> None:
+        """Keep the files in a folder, on rank 0; the others give None. All ranks call it."""
 
 
 class TrainCheckpoints:
     """Checkpoints through Ray Train, which uploads them to the run's storage."""
 
-    @contextlib.contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        """Give a local copy of the latest checkpoint, or None."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
 
-    def save(self, folder: Path | None, step: int) -> None:
+    def save(self, files: Path | None, step: int) -> None:
         """Report a checkpoint; rank 0 uploads its files, and all ranks wait for it."""
-        checkpoint = Checkpoint.from_directory(folder) if folder is not None else None
+        checkpoint = Checkpoint.from_directory(files) if files is not None else None
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
 
 class FolderCheckpoints:
-    """Checkpoints as folders ``checkpoint_<step>`` in the run's folder; the newest two stay."""
+    """Checkpoints as folders ``checkpoint_<step>`` in the run's folder; the newest ones stay.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Those that Ray Train has written there are left to it.
 
-    @contextlib.contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        """Give the newest checkpoint's folder, or None."""
-        found = self.all()
-        yield found[-1] if found else None
+    Args:
+        folder: the run's, on a local disk.
+        keep: how many stay.
+    """
 
-    def save(self, folder: Path | None, step: int) -> None:
-        """Copy a folder under a temporary name, then rename it: a checkpoint is whole or absent."""
-        assert folder is not None, "a single worker is rank 0"
-        temporary = self._folder / "checkpoint.tmp"
+    def __init__(self, folder: RunFolder, keep: int = KEPT_IN_PROCESS) -> None:
+        self.folder = folder
+        self._keep = keep
+
+    def save(self, files: Path | None, step: int) -> None:
+        """Copy a folder under another name, sync it, and rename it: it is whole or absent."""
+        assert files is not None, "a single worker is rank 0"
+        run = Path(self.folder.path)
+        temporary, target = run / "checkpoint.tmp", run / f"checkpoint_{step:09d}"
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(folder, temporary)
-        target = self._folder / f"checkpoint_{step:09d}"
+        shutil.copytree(files, temporary)
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-        for old in self.all()[:-2]:
+        _sync(run)
+        for old in sorted(run.glob("checkpoint_" + 9 * "[0-9]"))[: -self._keep]:
             shutil.rmtree(old)
 
-    def all(self) -> list[Path]:
-        """Return the folders of the checkpoints, oldest first."""
-        return sorted(self._folder.glob("checkpoint_[0-9]*"))
+
+class Stored(NamedTuple):
+    """A checkpoint in a run's folder; they sort by their age.
+
+    Attributes:
+        step: applied steps done; -1 if it has no manifest that can be read.
+        name: of its folder.
+    """
+
+    step: int
+    name: str
 
 
-def load_checkpoint(worker: Worker, checkpoints: Checkpoints) -> int | None:
-    """Restore the latest checkpoint, and return its step; None if there is none."""
-    device = worker.replica.device
+def stored_checkpoints(folder: RunFolder) -> list[Stored]:
+    """Return the checkpoints in a run's folder, whoever wrote them, oldest first."""
+    found = []
+    for name in folder.folders("checkpoint_"):
+        try:
+            step = parse_manifest(folder.read(f"{name}/{MANIFEST_FILE}"))["step"]
+        except DamagedCheckpointError:
+            step = -1
+        found.append(Stored(step, name))
+    return sorted(found)
 
-    def on_device(storage: Any, location: str) -> Any:
-        # Tensors of any GPU come to this worker's; what lived on the CPU stays there.
-        return storage if location == "cpu" else storage.to(device=device)
 
-    with checkpoints.latest() as folder:
-        if folder is None:
-            return None
-        # Not weights_only: a module's extra state may be any object, and a run reads only
-        # checkpoints that it wrote itself.
-        state = torch.load(folder / STATE_FILE, map_location=on_device, weights_only=False)
-        best = state.pop("best")
-        positions = state.pop("batches", [])
-        if best["step"] >= 0 and worker.group.rank == 0:
-            worker.best.step, worker.best.loss = best["step"], best["loss"]
-            worker.best.state = torch.load(
-                folder / MODEL_FILE, map_location="cpu", weights_only=False
-            )
+def newest_checkpoint(folder: RunFolder) -> str:
+    """Return the name of the checkpoint of the most steps."""
+    return stored_checkpoints(folder)[-1].name
+
+
+def missing_file(folder: RunFolder, name: str) -> str | None:
+    """Return which file of a checkpoint with a model is not there, or not whole; None if all are.
+
+    It looks at the files' sizes, not at what they hold.
+    """
+    try:
+        files = parse_manifest(folder.read(f"{name}/{MANIFEST_FILE}"))["files"]
+    except DamagedCheckpointError:
+        return f"{name}/{MANIFEST_FILE}"
+    for file in {MODEL_FILE, *files}:
+        info = folder.filesystem.get_file_info(f"{folder.path}/{name}/{file}")
+        if info.type == fs.FileType.NotFound or info.size != files.get(file, {}).get("bytes"):
+            return f"{name}/{file}"
+    return None
+
+
+def load_checkpoint(worker: Worker, folder: RunFolder) -> int | None:
+    """Restore the newest checkpoint that is whole, and return its step; None if there is none.
+
+    Rank 0 finds it; the others read what it has found.
+
+    Raises:
+        ValueError: on every worker, if there are checkpoints and none of them can be read.
+    """
+    group, device = worker.group, worker.replica.device
+    name: str | None = None
+    state: dict[str, Any] = {}
+    refused: list[str] = []
+    if group.rank == 0:
+        # Those without a manifest first: one of them may be the newest, and is to be named.
+        newest_first = stored_checkpoints(folder)[::-1]
+        for _, candidate in sorted(newest_first, key=lambda stored: stored.step >= 0):
+            try:
+                state = _read_whole(worker, folder, candidate)
+            except DamagedCheckpointError as error:
+                logger.warning(
+                    "checkpoint %s/%s: %s; taking an older one", folder.path, candidate, error
+                )
+                refused.append(f"{candidate}: {error}")
+                continue
+            name = candidate
+            break
+    name, refused = group.broadcast_object((name, refused))
+    if name is None and refused:
+        raise ValueError(
+            f"{folder.path} has no checkpoint that can be read ({'; '.join(refused)}); use another "
+            "name for a new run, or delete these folders to train this one again from its start"
+        )
+    if name is None:
+        return None
+    if group.rank > 0:
+        with Checkpoint(f"{folder.path}/{name}", folder.filesystem).as_directory() as path:
+            step = parse_manifest((Path(path) / MANIFEST_FILE).read_bytes())["step"]
+            state = load_state(Path(path), step, _to(device))
+    state.pop("best")
+    positions = state.pop("batches", [])
     worker.snapshot.load_state_dict(state)
     if positions:
         # Another number of workers shares a stream out anew.
@@ -118,16 +186,47 @@ def save_checkpoint(worker: Worker, checkpoints: Checkpoints, *, with_model: boo
     if worker.group.rank > 0:
         checkpoints.save(None, worker.snapshot.step)
         return
-    with tempfile.TemporaryDirectory(prefix="autolrs-") as folder:
-        best = worker.best
+    with tempfile.TemporaryDirectory(prefix="autolrs-") as path:
+        files, best = Path(path), worker.best
         state = worker.snapshot.state_dict() | {
             "best": {"step": best.step, "loss": best.loss},
             "batches": positions,
         }
-        torch.save(state, Path(folder) / STATE_FILE)
+        torch.save(state, files / STATE_FILE)
         if best.step >= 0:
-            torch.save(best.state, Path(folder) / MODEL_FILE)
+            torch.save(best.state, files / MODEL_FILE)
         elif with_model:
             with worker.averaged(worker.snapshot.step):
-                torch.save(worker.replica.module.state_dict(), Path(folder) / MODEL_FILE)
-        checkpoints.save(Path(folder), worker.snapshot.step)
+                torch.save(worker.replica.module.state_dict(), files / MODEL_FILE)
+        write_manifest(files, worker.snapshot.step)
+        checkpoints.save(files, worker.snapshot.step)
+
+
+def _read_whole(worker: Worker, folder: RunFolder, name: str) -> dict[str, Any]:
+    """Check and load a checkpoint on rank 0, the best model with it."""
+    with Checkpoint(f"{folder.path}/{name}", folder.filesystem).as_directory() as path:
+        files = Path(path)
+        step = check_files(files)["step"]
+        state = load_state(files, step, _to(worker.replica.device))
+        best = state["best"]
+        if best["step"] >= 0:
+            worker.best.state = load_tensors(files / MODEL_FILE, "cpu")
+            worker.best.step, worker.best.loss = best["step"], best["loss"]
+    return state
+
+
+def _to(device: torch.device) -> Any:
+    def place(storage: Any, location: str) -> Any:
+        # Tensors of any GPU come to this worker's; what lived on the CPU stays there.
+        return storage if location == "cpu" else storage.to(device=device)
+
+    return place
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

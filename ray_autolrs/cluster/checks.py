@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.train import ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 
 from ray_autolrs.task import TrainingTask
 
@@ -43,6 +44,12 @@ def check_workers(scaling_config: ScalingConfig) -> int:
             "the global batch is fixed for a run"
         )
     return num_workers
+
+
+def worker_environment(run_config: RunConfig) -> dict[str, Any]:
+    """Return the runtime environment of the workers, and of all else that builds the task."""
+    # Ray's annotations still tell of an older class that lacks it.
+    return dict(getattr(run_config, "worker_runtime_env", None) or {})
 
 
 def check_cluster(scaling_config: ScalingConfig) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import ray
@@ -19,7 +20,12 @@ from ray_autolrs.algorithm.stages.messages import Command, Event, ProbeDone
 from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.checkpoints import TrainCheckpoints
-from ray_autolrs.cluster.checks import check_workers, cluster_resources, resource_limits
+from ray_autolrs.cluster.checks import (
+    check_workers,
+    cluster_resources,
+    resource_limits,
+    worker_environment,
+)
 from ray_autolrs.cluster.driver_actor import start_beside_driver
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
@@ -35,6 +41,8 @@ from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import ProcessGroup, Solo
 
 logger = logging.getLogger(__name__)
+
+HEALTH_CHECK_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
 ANSWER_TIMEOUT_S = 600.0
 """Longest wait for the search actor's answer. It needs under a second; a restart, some more."""
@@ -89,8 +97,11 @@ def run_on_ray(
     run_config: RunConfig,
     finish_requested: threading.Event,
     sinks: Sequence[Sink],
-) -> str:
-    """Train on the Ray cluster that this process is connected to; return the checkpoint's path.
+    owner: str,
+) -> None:
+    """Train on the Ray cluster that this process is connected to.
+
+    ``owner`` holds the run's lease.
 
     Raises:
         ValueError: more probe actors are asked for than fit, or a worker refused the task.
@@ -103,7 +114,7 @@ def run_on_ray(
         "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
     actor = start_beside_driver(
-        SearchActor, f"search-{run_config.name}", config, folder, choice.parallel_probes
+        SearchActor, f"search-{run_config.name}", config, folder, choice.parallel_probes, owner
     )
     search = RemoteSearch(actor)
     run = LaneRun(
@@ -114,16 +125,16 @@ def run_on_ray(
         search=actor,
         actors=choice.actors,
         resources_per_actor=choice.resources_per_actor,
+        runtime_env=worker_environment(run_config),
     )
-    # Each report waits for the controller's next look at its workers, 2 s apart by default.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    settings = {"task": task, "config": config, "folder": folder, "search": search}
     relay = FinishRelay(finish_requested, search.finish)
     feed = SinkFeed(search.poll, config.total_steps, sinks)
     try:
-        with choice.lane.beside_workers(run) as lane, relay, feed:
-            result = ray.train.torch.TorchTrainer(
+        with choice.lane.beside_workers(run) as lane, relay, feed, _prompt_reports():
+            ray.train.torch.TorchTrainer(
                 _train_worker,
-                train_loop_config={"task": task, "config": config, "search": search, "lane": lane},
+                train_loop_config=settings | {"lane": lane},
                 scaling_config=scaling_config,
                 run_config=run_config,
             ).fit()
@@ -132,8 +143,23 @@ def run_on_ray(
         if cause is None:
             raise
         raise cause from error
-    assert result.checkpoint is not None, result
-    return str(result.checkpoint.path)
+
+
+@contextlib.contextmanager
+def _prompt_reports() -> Iterator[None]:
+    """Let Ray Train's controller look at its workers often, unless the user has said how often.
+
+    Each report waits for its next look, and they are 2 s apart by default. The controller has no
+    other way to be told than an environment variable, which is read when it starts.
+    """
+    if HEALTH_CHECK_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[HEALTH_CHECK_VARIABLE] = "0.2"
+    try:
+        yield
+    finally:
+        os.environ.pop(HEALTH_CHECK_VARIABLE, None)
 
 
 def _choose_lanes(
@@ -163,7 +189,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         group,
         device,
         settings["search"],
-        TrainCheckpoints(),
+        TrainCheckpoints(settings["folder"]),
         settings["lane"],
     )
 

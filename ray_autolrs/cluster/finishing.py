@@ -44,16 +44,24 @@ class FinishRelay(Background):
 
 @contextlib.contextmanager
 def finish_on_signal(requested: threading.Event) -> Iterator[None]:
-    """Set ``requested`` when ``FINISH_SIGNAL`` comes; only a process's main thread can listen."""
-    if threading.current_thread() is not threading.main_thread():
+    """Set ``requested`` when ``FINISH_SIGNAL`` comes, and leave all handlers as they were.
+
+    Only a process's main thread can listen. A handler that was not set by Python is left in its
+    place, because it could not be put back.
+    """
+    before = signal.getsignal(FINISH_SIGNAL)
+    if threading.current_thread() is not threading.main_thread() or before is None:
         yield
         return
+    interrupt = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
         requested.set()
 
-    before = signal.signal(FINISH_SIGNAL, handle)
+    signal.signal(FINISH_SIGNAL, handle)
     try:
         yield
     finally:
         signal.signal(FINISH_SIGNAL, before)
+        if interrupt is not None:  # Ray Train leaves one of its own.
+            signal.signal(signal.SIGINT, interrupt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -22,7 +23,11 @@ RANGE_TEST_FILE = "range_test.json"
 
 
 def with_interval(
-    config: AutoLRSConfig, task: TrainingTask, folder: RunFolder, scaling_config: ScalingConfig
+    config: AutoLRSConfig,
+    task: TrainingTask,
+    folder: RunFolder,
+    scaling_config: ScalingConfig,
+    runtime_env: Mapping[str, Any] | None = None,
 ) -> AutoLRSConfig:
     """Return the settings with the interval that a range test finds, if they have no LR.
 
@@ -34,6 +39,7 @@ def with_interval(
         folder: the run's.
         scaling_config: where the test runs: in this process with 0 workers, otherwise in a Ray
             task that holds what one worker will hold.
+        runtime_env: of the workers, and of that task.
 
     Raises:
         ValueError: the loss of the task is not finite; see ``lr_range_test``.
@@ -42,7 +48,7 @@ def with_interval(
         return config
     found = folder.read_json(RANGE_TEST_FILE)
     if found is None:
-        result = _run(task, config.seed, scaling_config)
+        result = _run(task, config.seed, scaling_config, dict(runtime_env or {}))
         found = dataclasses.asdict(result)
         folder.write_json(RANGE_TEST_FILE, found)
         logger.info(
@@ -51,7 +57,13 @@ def with_interval(
             result.lr_max,
             result.spent_steps,
         )
-    return dataclasses.replace(config, lr=(found["lr_min"], found["lr_max"]))
+    try:
+        return dataclasses.replace(config, lr=(found["lr_min"], found["lr_max"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder.path}/{RANGE_TEST_FILE} holds no interval ({error}); use another name, or "
+            "delete it before the run has begun"
+        ) from error
 
 
 def range_test_steps(folder: RunFolder) -> int:
@@ -60,7 +72,9 @@ def range_test_steps(folder: RunFolder) -> int:
     return 0 if found is None else int(found["spent_steps"])
 
 
-def _run(task: TrainingTask, seed: int, scaling_config: ScalingConfig) -> RangeTestResult:
+def _run(
+    task: TrainingTask, seed: int, scaling_config: ScalingConfig, runtime_env: dict[str, Any]
+) -> RangeTestResult:
     workers = scaling_config.num_workers
     assert isinstance(workers, int)
 
@@ -73,7 +87,11 @@ def _run(task: TrainingTask, seed: int, scaling_config: ScalingConfig) -> RangeT
     total: dict[str, Any] = dict(scaling_config.total_resources)
     each = {name: amount / workers for name, amount in total.items()}
     remote = ray.remote(
-        num_cpus=each.pop("CPU", 0), num_gpus=each.pop("GPU", 0), resources=each, max_calls=1
+        num_cpus=each.pop("CPU", 0),
+        num_gpus=each.pop("GPU", 0),
+        resources=each,
+        max_calls=1,
+        runtime_env=runtime_env,
     )(test)
     try:
         result: RangeTestResult = ray.get(remote.remote())

@@ -16,7 +16,7 @@ from ray.train import RunConfig, ScalingConfig
 from tokenizers import Tokenizer
 from torch import nn
 
-from ray_autolrs.cluster.checkpoints import MODEL_FILE
+from ray_autolrs.cluster.checkpoint_files import MODEL_FILE
 from ray_autolrs.cluster.checks import check_cluster
 from ray_autolrs.cluster.fixed_lr import fit_fixed
 from ray_autolrs.cluster.run_folder import RunFolder

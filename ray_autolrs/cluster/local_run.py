@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
+from ray.train import CheckpointConfig, RunConfig
 
-from ray_autolrs.cluster.checkpoints import FolderCheckpoints
+from ray_autolrs.cluster.checkpoints import KEPT_IN_PROCESS, FolderCheckpoints
+from ray_autolrs.cluster.checks import worker_environment
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import lane_in_process
 from ray_autolrs.cluster.run_folder import RunFolder
@@ -28,10 +29,12 @@ def run_locally(
     task: TrainingTask,
     config: AutoLRSConfig,
     folder: RunFolder,
+    run_config: RunConfig,
     finish_requested: threading.Event,
     sinks: Sequence[Sink],
-) -> str:
-    """Train in this process, and return the last checkpoint's path.
+    owner: str,
+) -> None:
+    """Train in this process; ``owner`` holds the run's lease.
 
     Raises:
         ValueError: the folder is not on a local disk, probe lanes are asked for, or the task is
@@ -44,11 +47,34 @@ def run_locally(
             f"storage_path of {folder.path!r} must be local for num_workers=0; give a local path "
             "or train with at least one worker"
         )
-    actor = SearchActor(config, folder)
-    checkpoints = FolderCheckpoints(Path(folder.path))
+    _tell_ignored(run_config)
+    actor = SearchActor(config, folder, owner=owner)
+    checkpoints = FolderCheckpoints(
+        folder, keep=_checkpoint_config(run_config).num_to_keep or KEPT_IN_PROCESS
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logger.info("training in this process on %s", device)
     relay = FinishRelay(finish_requested, actor.finish)
     with relay, SinkFeed(actor.poll, config.total_steps, sinks):
         worker_loop(task, config, Solo(), device, actor, checkpoints, lane)
-    return str(checkpoints.all()[-1])
+
+
+def _tell_ignored(run_config: RunConfig) -> None:
+    """Warn of settings that only Ray Train can follow: a run may try them in this process first."""
+    failure, checkpoint = run_config.failure_config, _checkpoint_config(run_config)
+    ignored = {
+        "callbacks: the sinks are told what happens": bool(run_config.callbacks),
+        "failure_config: an error ends the run, which fit() by the same name continues": (
+            failure is not None and failure.max_failures != 0
+        ),
+        "worker_runtime_env: set os.environ before fit()": bool(worker_environment(run_config)),
+        "checkpoint_config.checkpoint_score_attribute: the newest checkpoints are kept": (
+            checkpoint.checkpoint_score_attribute is not None
+        ),
+    }
+    for what in (what for what, is_set in ignored.items() if is_set):
+        logger.warning("num_workers=0 trains without Ray Train, and ignores RunConfig's %s", what)
+
+
+def _checkpoint_config(run_config: RunConfig) -> CheckpointConfig:
+    return run_config.checkpoint_config or CheckpointConfig()

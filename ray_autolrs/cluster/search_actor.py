@@ -27,8 +27,9 @@ from ray_autolrs.algorithm.stages.messages import (
 )
 from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
+from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leases, Over
-from ray_autolrs.cluster.run_folder import SCHEDULE_FILE, EventLog, RunFolder
+from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.sinks.sink import Status
@@ -60,16 +61,27 @@ class SearchActor:
         folder: where the log and the schedule are kept; what it holds already is continued.
         parallel_probes: probes that may run at the same time. A run that is continued keeps the
             number that it was started with, because the schedule depends on it.
+        owner: holder of the run's lease; None asks for no lease.
+
+    Raises:
+        ValueError: the folder's log is not a run's.
     """
 
-    def __init__(self, config: AutoLRSConfig, folder: RunFolder, parallel_probes: int = 1) -> None:
+    def __init__(
+        self,
+        config: AutoLRSConfig,
+        folder: RunFolder,
+        parallel_probes: int = 1,
+        owner: str | None = None,
+    ) -> None:
         self._config = config
         self._folder = folder
         self._changed = threading.Condition()
         self._leases = Leases()
         self._status = Status()
         self._state = RunState()
-        self._log = EventLog(folder)
+        self._owner = owner
+        self._log = EventLog(folder, owner)
         if not any(record["kind"] == "lanes" for record in self._log.records):
             record = {"kind": "lanes", "parallel_probes": parallel_probes, "time": time.time()}
             self._log.append([record])
@@ -147,10 +159,18 @@ class SearchActor:
             return self._log.records[first_record:], self._status
 
     def _load(self) -> None:
-        self._log = EventLog(self._folder)
-        lanes = next(record for record in self._log.records if record["kind"] == "lanes")
-        self._plan = self._config.plan(lanes["parallel_probes"])
-        self._state = replay(self._plan, self._log.records)
+        self._log = EventLog(self._folder, self._owner)
+        try:
+            lanes = next(record for record in self._log.records if record["kind"] == "lanes")
+            self._plan = self._config.plan(lanes["parallel_probes"])
+            self._state = replay(self._plan, self._log.records)
+        except SearchFailedError:
+            raise
+        except Exception as error:  # A log of another version, or of nobody, may fail in any way.
+            raise ValueError(
+                f"{self._folder.path}/{EVENTS_FILE} is not a log that this version of ray_autolrs "
+                f"wrote ({type(error).__name__}: {error}); use another name for a new run"
+            ) from error
 
     def _take_in(self, event: Event, lane: str) -> None:
         """Advance the machine, and write the log before anyone is answered."""
@@ -167,13 +187,15 @@ class SearchActor:
         if isinstance(after.phase, Applying) and after.phase is not before.phase:
             records.append(choice_record(after.phase) | {"time": now})
         if after.segments and after.segments != before.segments:
-            schedule = LRSchedule(after.segments, self._found_with([*self._log.records, *records]))
+            average = found_with(self._config, [*self._log.records, *records])
+            schedule = LRSchedule(after.segments, average)
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
 
-    def _found_with(self, records: Iterable[Record]) -> FoundWith | None:
-        """Return the average that the LRs are for; the workers told the optimizer's momentum."""
-        if self._config.averaging is None:
-            return None
-        told = (record["base_momentum"] for record in records if "base_momentum" in record)
-        return self._config.averaging.found_with(next(told, None))
+
+def found_with(config: AutoLRSConfig, records: Iterable[Record]) -> FoundWith | None:
+    """Return the average that a run's LRs are for; its workers told the optimizer's momentum."""
+    if config.averaging is None:
+        return None
+    told = (record["base_momentum"] for record in records if "base_momentum" in record)
+    return config.averaging.found_with(next(told, None))

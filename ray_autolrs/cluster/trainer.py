@@ -15,19 +15,26 @@ import ray
 from ray.train import Checkpoint, RunConfig, ScalingConfig
 
 from ray_autolrs.algorithm.stages.records import Record
-from ray_autolrs.cluster.checks import check_cluster, check_picklable, check_workers
+from ray_autolrs.cluster.checkpoints import newest_checkpoint
+from ray_autolrs.cluster.checks import (
+    check_cluster,
+    check_picklable,
+    check_workers,
+    worker_environment,
+)
 from ray_autolrs.cluster.conductor import run_on_ray
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
 from ray_autolrs.cluster.lanes.choice import check_lanes
 from ray_autolrs.cluster.local_run import run_locally
-from ray_autolrs.cluster.run_folder import (
-    CONFIG_FILE,
-    EVENTS_FILE,
-    SCHEDULE_FILE,
-    EventLog,
-    RunFolder,
-    parse_events,
+from ray_autolrs.cluster.run_folder import CONFIG_FILE, EventLog, RunFolder
+from ray_autolrs.cluster.run_lease import RunLease
+from ray_autolrs.cluster.used_folder import (
+    checkpoint_of,
+    finished_record,
+    has_begun,
+    read_used,
+    schedule_of,
 )
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.report.costs import Costs, count_costs
@@ -37,6 +44,7 @@ from ray_autolrs.sinks.log import LogSink
 from ray_autolrs.sinks.progress_bar import ProgressBar
 from ray_autolrs.sinks.sink import Sink
 from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.random_streams import random_states_kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,33 +139,18 @@ class AutoLRSTrainer:
     def fit(self) -> AutoLRSResult:
         """Train to the end, and return what the run leaves.
 
+        Random states, signal handlers and environment variables are left as they were.
+
         Raises:
-            ValueError: the run's name was used with other settings, the cluster is too small,
-                or a worker refused the task's data or loss.
+            ValueError: the run's name was used with other settings, or is being trained by
+                another process, or is that of a folder that no run can go on in; the cluster is
+                too small; or a worker refused the task's data or loss.
             SearchFailedError: every LR tried in a stage diverged.
             ray.train.TrainingFailedError: workers were lost more often than
                 ``run_config.failure_config`` allows.
         """
-        folder = RunFolder(
-            str(self.run_config.storage_path),
-            str(self.run_config.name),
-            self.run_config.storage_filesystem,
-        )
-        events = _read_events(folder)
-        is_finished = _finished(events) is not None
-        if self._num_workers > 0 and not is_finished:
-            if not ray.is_initialized():
-                ray.init()
-            check_cluster(self.scaling_config)
-        config = with_interval(self.config, self.task, folder, self.scaling_config)
-        config = self._resolved(config, folder, events)
-        if is_finished:
-            logger.info("the run in %s had finished; returning its result", folder.path)
-            return _result(config, folder)
-        with finish_on_signal(self._finish_requested):
-            checkpoint_path = self._train(config, folder)
-        self._record_finish(folder, checkpoint_path)
-        return _result(config, folder)
+        with random_states_kept(with_cuda=self._num_workers == 0):
+            return self._fit()
 
     def finish(self) -> None:
         """End a run without a known end (``total_steps=None``), from any thread.
@@ -167,30 +160,58 @@ class AutoLRSTrainer:
         """
         self._finish_requested.set()
 
-    def _train(self, config: AutoLRSConfig, folder: RunFolder) -> str:
-        """Train in this process or on Ray; return the last checkpoint's path."""
+    def _fit(self) -> AutoLRSResult:
+        folder = RunFolder(
+            str(self.run_config.storage_path),
+            str(self.run_config.name),
+            self.run_config.storage_filesystem,
+        )
+        if finished_record(read_used(folder, self.config)) is None:
+            with RunLease(folder) as lease:
+                # Another process may have trained it to its end just before.
+                events = read_used(folder, self.config)
+                if finished_record(events) is None:
+                    self._train(folder, events, lease.owner)
+                    return self._result(folder)
+        logger.info("the run in %s had finished; returning its result", folder.path)
+        return self._result(folder)
+
+    def _train(self, folder: RunFolder, events: list[Record], owner: str) -> None:
+        """Train in this process or on Ray, from where the run is to its end."""
+        if self._num_workers > 0:
+            if not ray.is_initialized():
+                ray.init()
+            check_cluster(self.scaling_config)
+        config = self._resolved(folder, events)
         sinks = (LogSink(), ProgressBar(), *self.sinks)
-        if self._num_workers == 0:
-            return run_locally(self.task, config, folder, self._finish_requested, sinks)
-        return run_on_ray(
+        requested = self._finish_requested
+        with finish_on_signal(requested):
+            if self._num_workers == 0:
+                run_locally(self.task, config, folder, self.run_config, requested, sinks, owner)
+            else:
+                run_on_ray(
+                    self.task,
+                    config,
+                    folder,
+                    self.scaling_config,
+                    self.run_config,
+                    requested,
+                    sinks,
+                    owner,
+                )
+        self._record_finish(EventLog(folder, owner), folder)
+
+    def _resolved(self, folder: RunFolder, events: list[Record]) -> AutoLRSConfig:
+        """Return the settings with every number filled in: by the run, if it has begun."""
+        config = with_interval(
+            self.config,
             self.task,
-            config,
             folder,
             self.scaling_config,
-            self.run_config,
-            self._finish_requested,
-            sinks,
+            worker_environment(self.run_config),
         )
-
-    def _resolved(
-        self, config: AutoLRSConfig, folder: RunFolder, events: list[Record]
-    ) -> AutoLRSConfig:
-        """Return the settings with every number filled in: by the run, if it has begun.
-
-        A run has begun when its workers were ready: one that was refused may be mended.
-        """
         batch = self.task.global_batch_size
-        if any(event["kind"] == "ready" for event in events):
+        if has_begun(events):
             try:
                 return config.continued(folder.read_json(CONFIG_FILE), global_batch_size=batch)
             except ValueError as error:
@@ -199,12 +220,24 @@ class AutoLRSTrainer:
         folder.write_json(CONFIG_FILE, resolved.to_json())
         return resolved
 
-    def _record_finish(self, folder: RunFolder, checkpoint_path: str) -> None:
-        log = EventLog(folder)
+    def _result(self, folder: RunFolder) -> AutoLRSResult:
+        events = read_used(folder, self.config)
+        finished = finished_record(events)
+        assert finished is not None, folder.path
+        config = self._resolved(folder, events)
+        return AutoLRSResult(
+            config=config,
+            schedule=schedule_of(folder, config, events),
+            checkpoint=Checkpoint(checkpoint_of(folder, finished), folder.filesystem),
+            path=folder.path,
+            events=tuple(events),
+        )
+
+    def _record_finish(self, log: EventLog, folder: RunFolder) -> None:
         costs = count_costs(log.records)
         record: dict[str, Any] = {
             "kind": "finished",
-            "checkpoint": Path(checkpoint_path).name,
+            "checkpoint": newest_checkpoint(folder),
             "apply_steps": costs.apply_steps,
             "probe_steps": costs.probe_steps,
             "range_test_steps": range_test_steps(folder),
@@ -214,19 +247,6 @@ class AutoLRSTrainer:
         log.append([record])
 
 
-def _result(config: AutoLRSConfig, folder: RunFolder) -> AutoLRSResult:
-    events = _read_events(folder)
-    finished = _finished(events)
-    assert finished is not None, folder.path
-    return AutoLRSResult(
-        config=config,
-        schedule=LRSchedule.from_dict(folder.read_json(SCHEDULE_FILE)),
-        checkpoint=Checkpoint(f"{folder.path}/{finished['checkpoint']}", folder.filesystem),
-        path=folder.path,
-        events=tuple(events),
-    )
-
-
 def _with_absolute_path(run_config: RunConfig) -> RunConfig:
     """Return the run's settings with a storage path that holds on every worker."""
     storage_path = str(run_config.storage_path)
@@ -234,14 +254,6 @@ def _with_absolute_path(run_config: RunConfig) -> RunConfig:
         # Ray Train's workers run in folders of their own.
         storage_path = str(Path(storage_path).expanduser().absolute())
     return dataclasses.replace(run_config, storage_path=storage_path)
-
-
-def _read_events(folder: RunFolder) -> list[Record]:
-    return parse_events(folder.read(EVENTS_FILE) or b"")
-
-
-def _finished(events: list[Record]) -> Record | None:
-    return next((event for event in events if event["kind"] == "finished"), None)
 
 
 def _check_type(name: str, value: object, wanted: type) -> None:

@@ -42,7 +42,7 @@ def worker_loop(
         SearchFailedError: no LR of a stage can be applied.
     """
     worker = Worker(task, config.training_settings(), group, device)
-    saved_step = load_checkpoint(worker, checkpoints)
+    saved_step = load_checkpoint(worker, checkpoints.folder)
     if saved_step is None:
         worker.take_snapshot(0)
         worker.check_first_loss()

@@ -19,7 +19,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray_autolrs.algorithm.field_checks import check, check_integer, check_positive
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
-from ray_autolrs.cluster.checkpoints import MODEL_FILE
+from ray_autolrs.cluster.checkpoint_files import MODEL_FILE
 from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
 from ray_autolrs.comparison.baselines import BASELINES, train_baseline
 from ray_autolrs.comparison.plain_training import EVALUATIONS, loss_on_test_set

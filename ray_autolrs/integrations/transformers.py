@@ -103,10 +103,12 @@ class TransformersTask(TrainingTask):
             cast("Any", model).gradient_checkpointing_enable(
                 self._args.gradient_checkpointing_kwargs
             )
-        self._label_names = self._args.label_names or find_labels(type(model))  # type: ignore[no-untyped-call]
+        bare = _bare(model)
+        self._label_names = self._args.label_names or find_labels(type(bare))  # type: ignore[no-untyped-call]
         if self._args.remove_unused_columns:
-            accepted = inspect.signature(model.forward).parameters
-            self._columns = frozenset({*accepted, "label", "label_ids", *self._label_names})
+            accepted = inspect.signature(bare.forward).parameters
+            if _takes_by_name(bare):
+                self._columns = frozenset({*accepted, "label", "label_ids", *self._label_names})
         return model
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -200,10 +202,18 @@ def _dataset(given: Dataset[Any] | Callable[[], Dataset[Any]]) -> Dataset[Any]:
 
 
 def _bare(model: nn.Module) -> nn.Module:
-    """Return the user's model, out of the wrapper that a step calls."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        return cast("nn.Module", model.module)
-    return model
+    """Return the user's own model, out of wrappers: data-parallel, compiled, or with adapters."""
+    adapted = getattr(model, "get_base_model", None)  # what peft's models have
+    inner = adapted() if callable(adapted) else getattr(model, "_orig_mod", None)  # compiled
+    if inner is None and not _takes_by_name(model):
+        inner = getattr(model, "module", None)
+    return _bare(inner) if isinstance(inner, nn.Module) and inner is not model else model
+
+
+def _takes_by_name(model: nn.Module) -> bool:
+    """Return whether a forward pass tells what it takes, beyond ``*args`` and ``**kwargs``."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
 def _arrays(values: list[Any]) -> Any:

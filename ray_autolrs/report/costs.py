@@ -20,6 +20,7 @@ class Costs:
         probe_s: seconds in probes.
         apply_s: seconds in applied stages, evaluations and lost steps included.
         forward_steps: what probes spent on validation and on BatchNorm's statistics, in steps.
+        skipped_steps: of ``apply_steps``, those left out because their batches were bad.
     """
 
     probe_steps: int = 0
@@ -28,6 +29,7 @@ class Costs:
     probe_s: float = 0.0
     apply_s: float = 0.0
     forward_steps: float = 0.0
+    skipped_steps: int = 0
 
     @property
     def search_fraction(self) -> float:
@@ -45,6 +47,7 @@ def count_costs(records: Iterable[Record], stage: int | None = None) -> Costs:
     probe_steps = apply_steps = lost_steps = 0
     probe_s = apply_s = forward_steps = 0.0
     last_applied: dict[int, int] = {}
+    skipped: dict[int, int] = {}
     for record in records:
         if stage is not None and record.get("stage") != stage:
             continue
@@ -60,11 +63,13 @@ def count_costs(records: Iterable[Record], stage: int | None = None) -> Costs:
             else:
                 lost_steps += last_applied.get(record["stage"], 0)
                 last_applied[record["stage"]] = record["steps"]
+                skipped[record["stage"]] = record.get("skipped_steps", 0)
     apply_steps = sum(last_applied.values())
     return Costs(
         probe_steps=probe_steps,
         apply_steps=apply_steps,
         lost_steps=lost_steps,
+        skipped_steps=sum(skipped.values()),
         forward_steps=forward_steps,
         probe_s=probe_s,
         apply_s=apply_s,

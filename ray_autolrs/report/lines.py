@@ -50,7 +50,9 @@ def describe(record: Record) -> str | None:
             measured = {name: value for _, name, value in record["evaluations"]}
             values = ", ".join(f"{key} {value:.4g}" for key, value in measured.items())
             loss = outcome(record, "training")
-            return f"{name}: applied, training loss {loss:.4g}; validation {values}"
+            skipped = record.get("skipped_steps", 0)
+            left_out = f"; {skipped} steps left out, whose batches were bad" if skipped else ""
+            return f"{name}: applied, training loss {loss:.4g}; validation {values}{left_out}"
         case "finished":
             return (
                 f"finished: {record['apply_steps']} applied and {record['probe_steps']} probe steps"

@@ -12,16 +12,19 @@ every batch is full.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, MutableMapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.random_streams import Stream, seed_everything, stream_seed
+from ray_autolrs.training.task_checks import checked_batch, dataset_size
 
 Address = tuple[int, int]
 """(step, micro): an optimizer step, and the number of a micro-batch in the global batch."""
@@ -52,6 +55,10 @@ class Batches(Protocol):
         applied run; what is trained on is not. By itself, any step can be asked for at any time.
         """
         return
+
+    def has(self, micro: int) -> bool:
+        """Tell whether this process can read the micro-batches of a number."""
+        return True
 
     def position(self, step: int) -> Any:
         """Return what a later process needs, by ``go_on_from``, to read on; None for nothing."""
@@ -103,7 +110,8 @@ class StepBatches(Batches):
         if source.size < task.global_batch_size:
             raise ValueError(
                 f"the training set has {source.size} samples, fewer than "
-                f"global_batch_size={task.global_batch_size}; give more data or a smaller batch"
+                f"global_batch_size={task.global_batch_size}; return more from "
+                "train_dataset, or take a smaller batch"
             )
         self.micro_batches = task.global_batch_size // micro_batch_size
         """Micro-batches in a global batch."""
@@ -122,6 +130,10 @@ class StepBatches(Batches):
 
     def micro(self, step: int, micro: int) -> Any:
         return self._source[step, micro]
+
+    def samples(self, step: int, micro: int) -> tuple[list[int], Sequence[Any]]:
+        """Return the samples of a micro-batch before they are joined, and their indices."""
+        return self._source.read((step, micro))
 
     def stream(self, first_step: int, steps: int, micros: range) -> Iterator[list[Any]]:
         addresses = [
@@ -150,25 +162,15 @@ class _TrainingBatches(Dataset[Any]):
         self._seed = seed
 
     def __getitem__(self, address: Address) -> Any:
+        _, samples = self.read(address)
+        return checked_batch(self._task, self._task.collate(samples))
+
+    def read(self, address: Address) -> tuple[list[int], Sequence[Any]]:
         step, micro = address
         first = step * self._task.global_batch_size + micro * self._micro_batch_size
         indices = epoch_order(self.size, self._seed, first, self._micro_batch_size)
         seed_everything(self._seed, Stream.DATA, step, micro)
-        return self._task.collate(take_samples(self._dataset, indices))
-
-
-def dataset_size(dataset: Dataset[Any], name: str) -> int:
-    """Return the number of samples in a dataset of a task.
-
-    Raises:
-        ValueError: the dataset is not map-style. The message names the task's method ``name``.
-    """
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise ValueError(
-            f"{name}() returned {type(dataset).__name__}, which lacks len() or indexing; it must "
-            "return a map-style dataset, because batches are addressed by their step"
-        )
-    return len(dataset)
+        return indices, take_samples(self._dataset, indices)
 
 
 def take_samples(dataset: Dataset[Any], indices: list[int]) -> Sequence[Any]:
@@ -200,14 +202,29 @@ def validation_subset(size: int, samples: int, seed: int) -> list[int]:
     return sorted(int(index) for index in generator.permutation(size)[:samples])
 
 
+@lru_cache(maxsize=64)
+def _takes_non_blocking(to: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(to).parameters
+    except (TypeError, ValueError):  # it is not written in Python
+        return True
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return takes_any or "non_blocking" in parameters
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return a batch of tensors, in any nesting of dicts, lists and tuples, on ``device``.
 
     Containers keep their type; those with a ``to`` of their own move themselves. Anything else
     stays as it is. From pinned memory the copies do not wait for the device.
     """
-    if callable(getattr(batch, "to", None)):
+    if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if callable(getattr(batch, "to", None)) and not isinstance(batch, type):
+        to = getattr(type(batch), "to", batch.to)
+        options = {"non_blocking": True} if _takes_non_blocking(to) else {}
+        moved = batch.to(device, **options)
+        return batch if moved is None else moved  # some move themselves in place
     if isinstance(batch, MutableMapping):
         # A copy keeps what a subclass knows beside its items; some cannot be built from a dict.
         moved = copy.copy(batch)

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+
+
+class Computed(nn.Module):
+    """A forward pass that is a function of the module.
+
+    DDP averages the gradients of what its own forward pass computes. With the whole loss in it, a
+    loss may use the model as it likes: call its methods, parts of it, or the model twice.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, compute: Callable[[nn.Module], Tensor]) -> Tensor:
+        return compute(self.module)
 
 
 def data_parallel(
     module: nn.Module, device: torch.device, *, find_unused: bool = False
 ) -> DistributedDataParallel:
-    """Return the module that workers call in a step which they take together.
+    """Return what workers call, with a function of the module, in a step that they take together.
 
     Buffers are not broadcast at each forward pass: in training mode no step reads a running
     statistic. :func:`ray_autolrs.training.snapshot.share_buffers` makes them rank 0's where
@@ -28,7 +43,7 @@ def data_parallel(
             for the gradient of each one that needs it.
     """
     return DistributedDataParallel(
-        module,
+        Computed(module),
         device_ids=[device.index] if device.type == "cuda" else None,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,

@@ -38,6 +38,7 @@ from ray_autolrs.training.replica import Replica
 from ray_autolrs.training.stream_reader import is_stream
 from ray_autolrs.training.stream_validation import stream_validation
 from ray_autolrs.training.streams import StreamBatches, training_batches
+from ray_autolrs.training.task_checks import checked_loss, told_by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,12 @@ class Engine:
         mean: list[float] = summed.mean(dim=1).tolist()
         return mean
 
+    def micro_losses(self, table: Tensor, group: Group | None = None) -> Tensor:
+        """Return the loss of each step's micro-batches, all workers' ones, on the CPU."""
+        summed = table.clone()
+        (group or self.group).sum_(summed)
+        return summed.cpu()
+
     def rehearse(self, step: int, share: Share) -> bool:
         """Rehearse a step if several workers take their first together, and tell whether.
 
@@ -184,10 +191,25 @@ class Engine:
         self._is_rehearsed = True
         return True
 
-    def check_first_loss(self, step: int) -> None:
-        """Refuse a loss that cannot be trained on, as :meth:`Replica.check_first_loss` does."""
-        micro = self.together.micros[0]
-        self.replica.check_first_loss(step, micro, self.batches.micro(step, micro), self.group)
+    def first_loss_is_finite(self, step: int) -> bool:
+        """Return whether each worker's first loss is. It changes buffers and random states.
+
+        Raises:
+            ValueError: the loss is no tensor of shape () that depends on the model.
+        """
+        replica, micro = self.replica, self.together.micros[0]
+        with told_by_name(replica.task, "a batch of train_dataset, joined by collate,"):
+            batch = self.batches.micro(step, micro)
+        with (
+            told_by_name(replica.task, "loss, on a batch of train_dataset joined by collate,"),
+            torch.set_grad_enabled(replica.can_look_back),
+        ):
+            loss = replica.loss_alone(step, micro, batch)
+        loss = checked_loss(replica.task, loss, replica.device, has_gradient=replica.can_look_back)
+        # The sum, so that no worker goes on to wait for one that has raised.
+        total = loss.detach().to(torch.float64)
+        self.group.sum_(total)
+        return bool(torch.isfinite(total))
 
     @property
     def eval_batch_size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,14 +12,20 @@ from torch.utils.data import DataLoader, Dataset
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.batches import (
     ValidationBatches,
-    dataset_size,
     take_samples,
     to_device,
 )
 from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.gradient_checks import counts_nothing
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from ray_autolrs.training.replica import Replica
 from ray_autolrs.training.snapshot import share_buffers
+from ray_autolrs.training.task_checks import (
+    checked_batch,
+    checked_metrics,
+    dataset_size,
+    told_by_name,
+)
 
 
 class Evaluation:
@@ -46,52 +52,103 @@ class Evaluation:
         """Return the sample-weighted means over the whole list, the same on every worker.
 
         Each batch's values go to a place of their own and are added up in the batches' order,
-        so that the result does not depend on how many workers shared the work.
+        so that the result does not depend on how many workers shared the work. A batch without a
+        single counted label, whose loss is 0 / 0, is left out of the mean loss.
 
         Returns:
             ``"loss"``, and the task's metrics if ``with_metrics``.
 
         Raises:
-            ValueError: the task's metrics are not of shape (), or one is named ``"loss"``.
+            ValueError: the task's metrics are not of shape (), or one is named ``"loss"``, or
+                their names differ between batches.
         """
         share_buffers(replica.module, group)
-        sizes = self._batches.sizes
-        mine = range(group.rank, len(sizes), group.size)
+        names, table = self._table(replica, group, with_metrics=with_metrics)
+        weights = torch.tensor(self._batches.sizes, dtype=torch.float64)
+        means = (weights @ table) / weights.sum()
+        losses = table[:, 0]
+        if losses.isnan().any() and losses.isfinite().any() and replica.can_look_back:
+            counted = ~self._uncounted(replica, group, losses)
+            weights = weights[counted]
+            means[0] = (weights @ losses[counted]) / weights.sum()
+        return dict(zip(names, means.tolist(), strict=True))
+
+    def check(self, replica: Replica) -> None:
+        """Refuse a loss or metrics of the first batch that are not what they must be."""
+        replica.module.eval()
+        with told_by_name(self._task, "a batch of val_dataset, joined by collate,"):
+            batch = next(self._load(range(1)))
+        methods = "loss or metrics, on a batch of val_dataset joined by collate,"
+        with told_by_name(self._task, methods), torch.no_grad(), replica.autocast():
+            self._values(replica, 0, batch, with_metrics=True)
+
+    def bad_samples(self, replica: Replica, group: Group) -> list[int] | None:
+        """Return the indices of the first batch whose loss is not finite; None without one.
+
+        Where the batches are not made of a dataset's samples, it is [].
+        """
+        _, table = self._table(replica, group, with_metrics=False)
+        bad = (~table[:, 0].isfinite()).nonzero().flatten().tolist()
+        if not bad:
+            return None
+        return self._batches.indices[bad[0]] if isinstance(self._batches, _DatasetBatches) else []
+
+    def _table(
+        self, replica: Replica, group: Group, *, with_metrics: bool
+    ) -> tuple[list[str], Tensor]:
+        """Return the values' names, and each batch's values, on the CPU."""
+        count = len(self._batches.sizes)
+        mine = range(group.rank, count, group.size)
         names: list[str] = []
         rows: list[Tensor] = []
         replica.module.eval()
         with torch.no_grad(), replica.autocast():
             for place, batch in zip(mine, self._load(mine), strict=True):
-                batch = to_device(batch, replica.device)
-                seed_everything(self._seed, Stream.EVALUATION_MODEL, place)
-                values = {"loss": self._task.loss(replica.module, batch)}
-                if with_metrics:
-                    values |= self._checked(self._task.metrics(replica.module, batch))
-                names = list(values)
-                rows.append(torch.stack([_as_float64(value) for value in values.values()]))
+                values = self._values(replica, place, batch, with_metrics=with_metrics)
+                names = names or list(values)
+                self._check_names(names, list(values))
+                rows.append(torch.stack([_as_float64(values[name]) for name in names]))
         # A worker without a batch of its own still takes part; rank 0 always has one.
-        names = group.broadcast_object(names)
-        table = torch.zeros(len(sizes), len(names), dtype=torch.float64, device=replica.device)
+        mine_names, names = names, group.broadcast_object(names)
+        self._check_names(names, mine_names or names)
+        table = torch.zeros(count, len(names), dtype=torch.float64, device=replica.device)
         for place, row in zip(mine, rows, strict=True):
             table[place] = row
         group.sum_(table)
-        weights = torch.tensor(sizes, dtype=torch.float64)
-        means = (weights @ table.cpu()) / weights.sum()
-        return dict(zip(names, means.tolist(), strict=True))
+        return names, table.cpu()
 
-    def _checked(self, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        task = type(self._task).__name__
-        if "loss" in metrics:
-            raise ValueError(f"{task}.metrics returned 'loss', a name that is taken; rename it")
-        for name, value in metrics.items():
-            if torch.as_tensor(value).ndim != 0:
-                raise ValueError(
-                    f"{task}.metrics[{name!r}] has shape {tuple(value.shape)}; it must be a mean, "
-                    "of shape ()"
-                )
-        return dict(metrics)
+    def _values(
+        self, replica: Replica, place: int, batch: Any, *, with_metrics: bool
+    ) -> dict[str, Tensor]:
+        batch = to_device(batch, replica.device)
+        seed_everything(self._seed, Stream.EVALUATION_MODEL, place)
+        values = {"loss": self._task.loss(replica.module, batch)}
+        if with_metrics:
+            values |= checked_metrics(self._task, self._task.metrics(replica.module, batch))
+        return values
 
-    def _load(self, places: range) -> Iterator[Any]:
+    def _check_names(self, first: list[str], names: list[str]) -> None:
+        if first != names:
+            raise ValueError(
+                f"{type(self._task).__name__}.metrics returned {names[1:]} for one validation "
+                f"batch and {first[1:]} for another; it must return the same names, in the same "
+                "order, for each"
+            )
+
+    def _uncounted(self, replica: Replica, group: Group, losses: Tensor) -> Tensor:
+        """Return which batches have no loss, as no label counts; the same on every worker."""
+        found = torch.zeros(len(losses), dtype=torch.float64, device=replica.device)
+        mine = range(group.rank, len(losses), group.size)
+        mine = [place for place in mine if losses[place].isnan()]
+        for place, batch in zip(mine, self._load(mine), strict=True):
+            with torch.enable_grad(), replica.autocast():
+                loss = self._values(replica, place, batch, with_metrics=False)["loss"]
+            found[place] = float(counts_nothing(replica, loss))
+        replica.clear_gradients()
+        group.sum_(found)
+        return found.cpu() > 0
+
+    def _load(self, places: Sequence[int]) -> Iterator[Any]:
         """Yield the batches at ``places``, in order."""
         if self._task.loader_workers == 0:
             return (self._batches[place] for place in places)
@@ -129,7 +186,7 @@ def validation_batches(
     size = dataset_size(dataset, "val_dataset")
     chosen = list(range(size)) if indices is None else list(indices)
     if not chosen:
-        raise ValueError("the validation set is empty; give at least one sample")
+        raise ValueError("the validation set is empty; val_dataset must return at least one sample")
     batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
     return _DatasetBatches(task, dataset, batches, seed)
 
@@ -141,14 +198,15 @@ class _DatasetBatches(Dataset[Any]):
         self, task: TrainingTask, dataset: Dataset[Any], batches: list[list[int]], seed: int
     ) -> None:
         self.sizes = [len(batch) for batch in batches]
+        self.indices = batches
         self._task = task
         self._dataset = dataset
-        self._batches = batches
         self._seed = seed
 
     def __getitem__(self, place: int) -> Any:
         seed_everything(self._seed, Stream.EVALUATION_DATA, place)
-        return self._task.collate(take_samples(self._dataset, self._batches[place]))
+        samples = take_samples(self._dataset, self.indices[place])
+        return checked_batch(self._task, self._task.collate(samples))
 
 
 def _as_float64(value: Tensor) -> Tensor:

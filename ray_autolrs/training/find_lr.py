@@ -84,7 +84,8 @@ def find_lr(
             ``train_batches`` gave them. Without ``loss`` probes are judged by what it returns.
         val_batches: batches to judge probes on. None holds the first of ``train_batches`` out.
         lr: the interval to search, (low, high), or a guess to search around, which may be off by
-            a factor of 300. None takes the optimizer's present LR as the guess.
+            a factor of 300. None takes the optimizer's present LR as the guess, or finds an
+            interval by an LR range test where that is 0 or ``search`` takes no guess.
         search: which LRs are tried; None is ``Bracket()``.
         averaging: an average of the weights to judge at, put around the optimizer for the
             search. None judges what the optimizer trains.
@@ -121,11 +122,12 @@ def find_lr(
     with state_kept(model, optimizer, scaler, (train_batches, val_batches), keep):
         if not model.training:  # One that trains may have frozen layers, which stay so.
             model.train()
+        lrs = group.broadcast_object(present_lrs(optimizer))
         parts = Parts(
             model,
             optimizer,
             scaler or torch.amp.GradScaler(device.type, enabled=False),
-            group.broadcast_object(present_lrs(optimizer)),
+            lrs if any(lrs) else (1.0,) * len(lrs),
             _own_step(step),
         )
         tape = Tape(train_batches)
@@ -159,6 +161,7 @@ def find_lr(
             stages=stages or Stages(),
             total_steps=total_steps,
             lr=lr,
+            guess=lrs[0],
             seed=seed,
         )
         live.announce(tape, val_tape)

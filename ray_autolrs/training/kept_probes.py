@@ -11,11 +11,12 @@ from ray_autolrs.training.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class KeptProbe:
-    """The state at the end of a probe, and the training loss of each of its steps."""
+    """The state at the end of a probe, its training losses, and how many it skipped."""
 
     probe: Probe
     losses: tuple[float, ...]
     end: Snapshot
+    skipped_steps: int = 0
 
 
 class KeptProbes:
@@ -28,14 +29,16 @@ class KeptProbes:
         self._latest: KeptProbe | None = None
         self._best: KeptProbe | None = None
 
-    def keep(self, replica: Replica, probe: Probe, losses: tuple[float, ...]) -> None:
+    def keep(
+        self, replica: Replica, probe: Probe, losses: tuple[float, ...], skipped_steps: int = 0
+    ) -> None:
         """Keep the replica's state as the latest, and what was the latest if it is the best."""
         spare = self._latest
         if self._latest is not None and self._latest.probe.index == probe.best:
             spare, self._best = self._best, self._latest
         end = spare.end if spare is not None else Snapshot()
         end.capture(replica, probe.segment.last_step + 1)
-        self._latest = KeptProbe(probe, losses, end)
+        self._latest = KeptProbe(probe, losses, end, skipped_steps)
 
     def forget(self) -> None:
         """Drop both: a new stage begins."""

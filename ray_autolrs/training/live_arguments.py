@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,18 +87,25 @@ def check_numbers(**numbers: Any) -> None:
 def present_lrs(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
     """Return the LR of each parameter group; at the foot of a warm-up, what it rises to.
 
+    All are 0 where the optimizer was made so, to be given its LR later.
+
     Raises:
-        ValueError: the optimizer is none.
+        ValueError: the optimizer is none, or has an LR that is no number.
     """
     if not hasattr(optimizer, "param_groups"):
         raise ValueError(f"optimizer={type(optimizer).__name__} must be a torch.optim.Optimizer")
-    lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
-    if lrs[0] > 0 and math.isfinite(lrs[0]):
+    groups = optimizer.param_groups
+    for place, group in enumerate(groups):
+        lr = group.get("lr")
+        if not hasattr(lr, "__float__"):
+            raise ValueError(
+                f"the optimizer's parameter group {place} has lr={lr!r}, so that there is none to "
+                f"find: {type(optimizer).__name__} chooses it itself; give it a number"
+            )
+    lrs = tuple(float(group["lr"]) for group in groups)
+    if lrs[0] > 0:
         return lrs
-    return tuple(
-        float(group.get("initial_lr", lr))
-        for group, lr in zip(optimizer.param_groups, lrs, strict=True)
-    )
+    return tuple(float(group.get("initial_lr", group["lr"])) for group in groups)
 
 
 def _is_count(value: object) -> bool:

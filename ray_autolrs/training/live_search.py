@@ -48,7 +48,8 @@ class LiveSearch:
         averaging: resolved, or None.
         stages: see :func:`~ray_autolrs.training.find_lr.find_lr`.
         total_steps: likewise.
-        lr: likewise; None is the present LR, or an interval for a strategy that needs one.
+        lr: likewise; None is the guess, or an interval for a strategy that needs one.
+        guess: the present LR; 0 for none.
         seed: likewise.
 
     Raises:
@@ -66,6 +67,7 @@ class LiveSearch:
         stages: Stages,
         total_steps: int | None,
         lr: float | tuple[float, float] | None,
+        guess: float,
         seed: int,
     ) -> None:
         self._loop = loop
@@ -79,8 +81,8 @@ class LiveSearch:
         if self._is_validated:
             self._worker.check_first_loss()
         self._spent_steps = 0
-        if lr is None and search.accepts_guess:
-            lr = loop.parts.lrs[0]
+        if lr is None and search.accepts_guess and guess > 0:
+            lr = guess
         elif lr is None:
             swept = sweep_for_interval(self._worker.engine, self._worker.snapshot)
             lr, self._spent_steps = (swept.lr_min, swept.lr_max), swept.spent_steps

@@ -175,7 +175,7 @@ def sweep_for_interval(
         logger.warning(
             "the loss of %s never falls between LR %.3g and %.3g by more than noise, also where "
             "the same batches are compared; the search goes around the LR of its optimizer, %.3g. "
-            "If that may be far off, give AutoLRSConfig(lr=...)",
+            "If that may be far off, give the interval, lr=(low, high)",
             task,
             result.lrs[0],
             result.lrs[-1],

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.random_streams import Stream, seed_everything
+from ray_autolrs.training.task_checks import checked_model, checked_optimizer
 
 OwnStep = Callable[[Sequence[Any]], Tensor | float]
 """Takes one optimizer step on a worker's micro-batches, and returns their mean loss."""
@@ -71,8 +72,8 @@ class Parts:
 def built_parts(task: TrainingTask, device: torch.device, seed: int) -> Parts:
     """Return a task's parts, new and from their seed."""
     seed_everything(seed, Stream.BUILD)
-    module = task.build_model().to(device).train()
-    optimizer = task.build_optimizer(module)
+    module = checked_model(task).to(device).train()
+    optimizer = checked_optimizer(task, module)
     return Parts(
         module,
         optimizer,

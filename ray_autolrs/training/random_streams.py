@@ -6,8 +6,10 @@ and the same dropout masks. So each micro-batch is seeded anew by (seed, step, m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -50,25 +52,60 @@ def seed_everything(seed: int, stream: Stream, *address: int) -> None:
         torch.cuda.manual_seed_all(value)
 
 
-def random_states() -> dict[str, Any]:
-    """Return the states of the global generators: Python's, NumPy's and PyTorch's."""
-    states: dict[str, Any] = {
+def random_states(devices: Sequence[torch.device] | None = None) -> dict[str, Any]:
+    """Return the states of the global generators: Python's, NumPy's and PyTorch's.
+
+    Args:
+        devices: the GPUs whose states are wanted too; None is all of them, once CUDA is in use.
+
+    Returns:
+        Plain data: tuples, numbers and tensors.
+    """
+    numpy_state: Any = np.random.get_state()
+    kind, keys, *rest = numpy_state
+    return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        # Signed, because PyTorch lacks most operations on unsigned integers.
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state(device) for device in _gpus(devices)],
     }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
 
 
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what :func:`random_states` returned."""
+def set_random_states(
+    states: dict[str, Any], devices: Sequence[torch.device] | None = None
+) -> None:
+    """Put back what :func:`random_states` returned, perhaps on a machine with other GPUs."""
     random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state_all(states["cuda"])
+    for device, state in zip(_gpus(devices), states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state, device)
+
+
+@contextlib.contextmanager
+def random_states_kept(*, with_cuda: bool) -> Iterator[None]:
+    """Leave the random states as they were before, whatever is drawn or seeded within.
+
+    Args:
+        with_cuda: the GPUs' too; CUDA is started in this process if it was not.
+    """
+    if with_cuda and torch.cuda.is_available():
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
+
+
+def _gpus(devices: Sequence[torch.device] | None) -> Sequence[torch.device]:
+    if devices is not None:
+        return [device for device in devices if device.type == "cuda"]
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return []
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
 class OwnRandomStates:

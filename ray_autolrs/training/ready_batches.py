@@ -57,12 +57,12 @@ class Tape:
                 try:
                     batch = next(self._rest)
                 except StopIteration:
-                    # What is its own iterator ends for good; so does what gives nothing at all.
-                    if not (self._kept and self._repeats) or iter(self._source) is self._source:
+                    if not (self._kept and self._repeats):  # Nothing at all stays nothing.
                         return False
-                    self._rest = iter(self._source)
-                    if (batch := next(self._rest, None)) is None:
+                    again = iter(self._source)
+                    if again is self._source or (batch := next(again, None)) is None:
                         return False
+                    self._rest = again
                 self._devices.append(_device_of(batch))
                 self._kept.append(to_device(batch, HOST))
         return True

@@ -69,7 +69,7 @@ class Replica:
         self.initial_lrs = parts.lrs
         self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
-# Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
+        # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
         self.average = self._build_average(averaging)
@@ -151,32 +151,20 @@ class Replica:
         self.scaler.update()
         self.average.update()
 
+    @property
+    def can_look_back(self) -> bool:
+        """Whether a worker can compute gradients by itself, as it cannot in a user's own loop."""
+        return self._own_step is None and not averages_gradients(self.module)
+
+    def loss_alone(self, step: int, micro: int, batch: Any) -> Tensor:
+        """Return the loss of one micro-batch, with its graph. It changes buffers."""
+        self.train_mode()
+        return self._loss(step, micro, batch, self.module)
+
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
-        self.train_mode()
         with torch.no_grad():
-            return self._loss(step, micro, batch, self.module)
-
-    def check_first_loss(self, step: int, micro: int, batch: Any, group: Group) -> None:
-        """Refuse a loss that cannot be trained on. It changes buffers and random states.
-
-        Raises:
-            ValueError: on every worker, if the loss of a worker's micro-batch is not a scalar
-                tensor, or not finite.
-        """
-        loss = self.first_loss(step, micro, batch)
-        name = f"{type(self.task).__name__}.loss"
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss)}"
-            raise ValueError(f"{name} returned {got}; it must return the mean loss, of shape ()")
-        # The sum, so that no worker goes on to wait for one that has raised.
-        total = loss.to(torch.float64)
-        group.sum_(total)
-        if not torch.isfinite(total):
-            raise ValueError(
-                f"{name} is {total.item() / group.size} at step {step}, before any update; it "
-                "must be finite: check the data and the model's initial weights"
-            )
+            return self.loss_alone(step, micro, batch)
 
     @contextlib.contextmanager
     def averaged(self, batches: Iterable[Any]) -> Iterator[None]:
@@ -280,5 +268,9 @@ class Replica:
 
     def _loss(self, step: int, micro: int, batch: Any, forward_module: nn.Module) -> Tensor:
         seed_everything(self.seed, Stream.MODEL, step, micro)
+        batch = to_device(batch, self.device)
         with self.autocast():
-            return self.task.loss(forward_module, to_device(batch, self.device))
+            if forward_module is self.module:
+                return self.task.loss(self.module, batch)
+            loss: Tensor = forward_module(lambda module: self.task.loss(module, batch))
+            return loss

@@ -28,17 +28,17 @@ to. The LR is part of the optimizer's state: set the new one after restoring.
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ray_autolrs.training.averaging.average import WeightAverage, parameters_of
 from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.plain_state import as_plain, from_plain
+from ray_autolrs.training.random_streams import random_states, set_random_states
 from ray_autolrs.training.replica import Replica
 
 State = dict[str, Any]
@@ -76,7 +76,7 @@ class Snapshot:
                 "updates": replica.average.updates,
             },
             "scaler": replica.scaler.state_dict(),
-            "random": _random_state(replica.device),
+            "random": random_states([replica.device]),
         }
 
     def restore(self, replica: Replica) -> int:
@@ -96,17 +96,30 @@ class Snapshot:
         replica.clear_gradients()
         if replica.scaler.is_enabled():
             replica.scaler.load_state_dict(state["scaler"])
-        _set_random_state(state["random"], replica.device)
+        set_random_states(state["random"], [replica.device])
         return self.step
 
     def state_dict(self) -> State:
-        """Return the captured state, to be saved with ``torch.save``; it shares its tensors."""
-        return {"step": self.step, **self._state}
+        """Return the captured state as plain data; it shares its tensors.
+
+        It can be saved with ``torch.save``, and loaded with ``weights_only=True``.
+
+        Raises:
+            ValueError: a module's extra state or the optimizer's state is no plain data
+                (:mod:`ray_autolrs.training.plain_state`); the message names it.
+        """
+        arrays = {"optimizer": as_plain(self._state["optimizer"], "optimizer", arrays=True)}
+        # Not replaced, because the saved model holds them as they are: only refused.
+        as_plain(self._state["tensors"], "the model", arrays=False)
+        for name, extra in self._state["extra"].items():
+            as_plain(extra, f"get_extra_state() of the module {name!r}", arrays=False)
+        return {"step": self.step, **self._state, **arrays}
 
     def load_state_dict(self, state: State) -> None:
         """Take over a state that :meth:`state_dict` returned, perhaps in another process."""
         self.step = state["step"]
         self._state = {key: value for key, value in state.items() if key != "step"}
+        self._state["optimizer"] = from_plain(state["optimizer"])
 
 
 def share_buffers(module: nn.Module, group: Group) -> None:
@@ -134,6 +147,11 @@ def _restore_tensors(module: nn.Module, saved: dict[str, Tensor]) -> None:
             raise ValueError(f"the snapshot is of another model: only one of them has {name!r}")
         # A buffer may be None, which is no tensor, until it is first used.
         buffers[key] = saved[name].clone() if name in saved else None
+    for name, buffer in [*module.named_buffers()]:
+        if buffer.shape != saved[name].shape:
+            # An observer's buffer, say, gets its shape from what it first sees.
+            owner, _, key = name.rpartition(".")
+            modules[owner]._buffers[key] = saved[name].to(buffer.device, copy=True)
     for name, tensor in _module_tensors(module):
         value = saved[name]
         if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
@@ -254,22 +272,3 @@ def _restored_value(saved: Any, current: Any) -> Any:
         return current.copy_(saved)
     # Not moved: a step counter may live on the CPU while its parameter is on a GPU.
     return saved.clone()
-
-
-def _random_state(device: torch.device) -> State:
-    state: State = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: State, device: torch.device) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

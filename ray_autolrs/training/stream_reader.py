@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
+import pickle
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -16,6 +20,8 @@ from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from ray_autolrs.training.ready_batches import HOST
+
+logger = logging.getLogger(__name__)
 
 _OPENED: weakref.WeakSet[Any] = weakref.WeakSet()
 """Iterators that have been read from: they cannot begin anew."""
@@ -96,9 +102,26 @@ class StreamReader:
             source.load_state_dict(copy.deepcopy(position.state))
         self._opens_first = position.state is not None
 
-    def position(self) -> Position:
-        """Return where the next micro-batch begins; the stream must know its state."""
-        return Position(self.place, self._epoch, copy.deepcopy(self._source.state_dict()))
+    def position(self) -> Position | None:
+        """Return where the next micro-batch begins, by the stream's state.
+
+        Returns:
+            None if a checkpoint cannot hold the state: it is no plain data.
+        """
+        file = io.BytesIO()
+        try:
+            torch.save(self._source.state_dict(), file)
+            file.seek(0)
+            return Position(self.place, self._epoch, torch.load(file, weights_only=True))
+        except (pickle.PickleError, AttributeError, TypeError, RuntimeError) as error:
+            logger.warning(
+                "the state_dict of %s is not used, as it holds more than tensors and plain data: "
+                "%s",
+                self._name,
+                str(error).partition("\n")[0],
+            )
+            self.knows_its_state = False
+            return None
 
     def read(self, seed: int, stream: Stream, *address: int) -> Any | None:
         """Return the next micro-batch in host memory; None if an iterator has ended for good.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -93,11 +94,13 @@ class StreamBatches(Batches):
         self._is_compared = group.size == 1
 
     def micro(self, step: int, micro: int) -> Any:
-        local = micro - self._group.rank * self.per_step
-        assert 0 <= local < self.per_step, "a worker reads its own share only"
-        place = step * self.per_step + local
+        assert self.has(micro), "a worker reads its own share only"
+        place = step * self.per_step + micro % self.per_step
         self._read_to(place)
         return copied(self._kept[place])
+
+    def has(self, micro: int) -> bool:
+        return micro // self.per_step == self._group.rank
 
     def stream(self, first_step: int, steps: int, micros: range) -> Iterator[list[Any]]:
         for step in range(first_step, first_step + steps):
@@ -122,13 +125,12 @@ class StreamBatches(Batches):
         self._marks = [mark for mark in self._marks if mark.place >= oldest.place]
         self._next_mark = self._place_before(end_step)
 
-    def position(self, step: int) -> Position:
-        return self._latest_mark(self._place_before(step))
+    def position(self, step: int) -> dict[str, Any]:
+        return asdict(self._latest_mark(self._place_before(step)))
 
-    def go_on_from(self, position: Position | None, step: int) -> None:
-        if position is None or not self._reader.knows_its_state:
-            position = Position()
-        self._marks = [position]
+    def go_on_from(self, position: dict[str, Any] | None, step: int) -> None:
+        knows = position is not None and self._reader.knows_its_state
+        self._marks = [Position(**position) if position and knows else Position()]
         # What the task has returned is not read yet.
         self._read_from_mark(step * self.per_step, self._reader.source)
 
@@ -153,7 +155,7 @@ class StreamBatches(Batches):
         floor = max(self._floor, place - self.look_back * self.per_step)
         while (at := self._reader.place) <= place:
             if at == self._next_mark > 0 and self._reader.knows_its_state:
-                self._marks.append(self._reader.position())
+                self._marks += [] if (mark := self._reader.position()) is None else [mark]
             step, local = divmod(at, self.per_step)
             micro = self._group.rank * self.per_step + local
             batch = self._reader.read(self._seed, Stream.DATA, step, micro)

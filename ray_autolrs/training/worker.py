@@ -20,17 +20,21 @@ from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.search.strategy import validation_interval
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.task import TrainingTask
-from ray_autolrs.training.batches import dataset_size, validation_subset
+from ray_autolrs.training.bad_batches import UNCOUNTED, fault_message, first_fault
+from ray_autolrs.training.batches import validation_subset
 from ray_autolrs.training.best_weights import BestWeights
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.engine import Engine, Share
 from ray_autolrs.training.evaluation import Evaluation
 from ray_autolrs.training.kept_probes import KeptProbe, KeptProbes
 from ray_autolrs.training.live_loop import LiveLoop
+from ray_autolrs.training.segment_steps import SegmentSteps
 from ray_autolrs.training.settings import TrainingSettings
 from ray_autolrs.training.snapshot import Snapshot, share_buffers
 from ray_autolrs.training.stream_reader import is_stream
 from ray_autolrs.training.stream_validation import stream_validation
+from ray_autolrs.training.streams import StreamBatches
+from ray_autolrs.training.task_checks import dataset_size
 
 Progress = Callable[[int, float], None]
 """Told (steps done in a segment, loss of the last one) at each look at the losses."""
@@ -72,6 +76,10 @@ class Worker:
             averaging=settings.averaging,
             num_workers=num_workers,
         )
+        if isinstance(self.engine.batches, StreamBatches):
+            # Steps since the last look at the losses may be taken, or looked at, again.
+            looked_back = settings.divergence_check_steps + 1
+            self.engine.batches.look_back = max(self.engine.batches.look_back, looked_back)
         self.group = group
         self.replica = self.engine.replica
         if isinstance(task, LiveLoop):
@@ -104,8 +112,28 @@ class Worker:
         return self.engine.averaged(step)
 
     def check_first_loss(self) -> None:
-        """Refuse a loss that cannot be trained on, as :meth:`Replica.check_first_loss` does."""
-        self.engine.check_first_loss(self.snapshot.restore(self.replica))
+        """Refuse a loss or metrics that cannot be trained with, before anything is trained.
+
+        Raises:
+            ValueError: on every worker, if one's loss is no scalar tensor or not finite, or the
+                metrics of the first validation batch are not what they must be.
+        """
+        step, task = self.snapshot.restore(self.replica), self.replica.task
+        is_finite = self.engine.first_loss_is_finite(step)
+        if not is_finite:
+            looks_back = self.replica.can_look_back and self.group.rank == 0
+            fault = first_fault(self.engine, step) if looks_back else None
+            fault = self.group.broadcast_object(fault)
+            if fault is None:
+                raise ValueError(
+                    f"{type(task).__name__}.loss is not finite at step {step}, before any update; "
+                    "it must be finite: check the data and the model's initial weights"
+                )
+            if fault != UNCOUNTED and task.on_bad_batch == "raise":
+                text = fault_message(self.engine, step, fault, when="before any update")
+                raise ValueError(text)
+        if not isinstance(task, LiveLoop):
+            self.evaluation.check(self.replica)
         self.snapshot.restore(self.replica)
 
     def run_probe(self, probe: Probe, progress: Progress, *, alone: bool = False) -> ProbeDone:
@@ -131,7 +159,7 @@ class Worker:
             self.engine.alone if alone else self.engine.together,
         )
         if probe.may_go_on and not (alone or outcome.diverged):
-            self._kept.keep(self.replica, probe, outcome.losses)
+            self._kept.keep(self.replica, probe, outcome.losses, outcome.skipped_steps)
         evals = len(outcome.evaluations)
         return ProbeDone(
             stage=probe.stage,
@@ -141,6 +169,7 @@ class Worker:
             diverged=outcome.diverged,
             wall_s=time.perf_counter() - started_s,
             forward_steps=self.engine.forward_steps(evals, self.probe_evaluation),
+            skipped_steps=outcome.skipped_steps,
         )
 
     def run_apply(self, apply: Apply, progress: Progress) -> ApplyDone:
@@ -175,6 +204,7 @@ class Worker:
                 for name, value in means.items()
             ),
             reused_steps=len(kept.losses) if kept else 0,
+            skipped_steps=outcome.skipped_steps,
         )
 
     def _run_segment(
@@ -205,7 +235,6 @@ class Worker:
         self.engine.batches.begin(first_step, end_step, is_probe=best is None)
         if self.engine.rehearse(first_step, share):
             self.snapshot.restore(self.replica)
-        table = self.engine.loss_table(segment.steps)
         losses: list[float] = []
         evaluations: list[tuple[int, dict[str, float]]] = []
 
@@ -220,27 +249,28 @@ class Worker:
         if kept is not None:
             kept.end.restore(self.replica)
             losses += kept.losses
-            if len(losses) in eval_steps and not math.isfinite(evaluate(len(losses))):
-                return _Outcome(tuple(losses), True, tuple(evaluations))
-        before = len(losses)
-        taken = self.engine.steps(
-            first_step + before,
-            segment.steps - before,
-            segment.lr_at,
-            table[before:],
-            share=share,
-        )
-        for done in (before + number for number in taken):
-            look = done % self._settings.divergence_check_steps == 0 or done == segment.steps
-            if not (look or done in eval_steps):
-                continue
-            latest = self.engine.mean_losses(table[len(losses) : done], share.group)
+        every = self._settings.divergence_check_steps
+        looks = {*range(every, segment.steps, every), segment.steps, *eval_steps}
+        steps = SegmentSteps(self.engine, segment, share, self.snapshot, losses, looks)
+        before_skipped = kept.skipped_steps if kept is not None else 0
+
+        def outcome(*, diverged: bool) -> _Outcome:
+            skipped = before_skipped + len(steps.skipped)
+            return _Outcome(tuple(losses), diverged, tuple(evaluations), skipped)
+
+        if len(losses) in eval_steps and not math.isfinite(evaluate(len(losses))):
+            steps.check_validation(evaluation, len(losses))
+            return outcome(diverged=True)
+        for done, latest in steps.looks():
             latest_loss = evaluate(done) if done in eval_steps else latest[-1]
             losses += latest
             progress(done, latest_loss)
-            if not (all(map(math.isfinite, latest)) and math.isfinite(latest_loss)):
-                return _Outcome(tuple(losses), True, tuple(evaluations))
-        return _Outcome(tuple(losses), False, tuple(evaluations))
+            if not all(map(math.isfinite, latest)):
+                return outcome(diverged=True)
+            if not math.isfinite(latest_loss):
+                steps.check_validation(evaluation, done)
+                return outcome(diverged=True)
+        return outcome(diverged=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,3 +278,4 @@ class _Outcome:
     losses: tuple[float, ...]
     diverged: bool
     evaluations: tuple[tuple[int, dict[str, float]], ...]
+    skipped_steps: int

@@ -15,6 +15,7 @@ TOLD_IN = [
     *sorted((ROOT / "bench").glob("*.md")),
     *sorted((ROOT / "bench").rglob("*.py")),
 ]
+PACKAGES = {"bench.quality", "bench.leave_one_out"}
 
 
 def told_commands() -> set[str]:
@@ -34,19 +35,19 @@ def test_commands_are_told():
         for path in (ROOT / "bench").glob("*.py")
         if "__main__" in path.read_text(encoding="utf-8")
     }
-    assert names == benches | {"bench.quality"}
+    assert names == benches | PACKAGES
 
 
 @pytest.mark.parametrize("command", sorted(told_commands()))
 def test_a_command_is_understood(command, monkeypatch):
     """Its options are parsed, and then it would measure."""
     name, *words = shlex.split(command)
-    module = importlib.import_module("bench.quality.__main__" if name == "bench.quality" else name)
+    module = importlib.import_module(f"{name}.__main__" if name in PACKAGES else name)
 
     def stop(*args: object, **settings: object) -> None:
         raise InterruptedError
 
-    for step in ("write_results", "make_runs", "read_records"):
+    for step in ("write_results", "make_runs", "read_records", "read_cache"):
         monkeypatch.setattr(module, step, stop, raising=False)
     monkeypatch.setattr("ray.init", lambda **settings: None)
     with pytest.raises(InterruptedError):

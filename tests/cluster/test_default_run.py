@@ -115,7 +115,7 @@ def test_the_model_holds_the_averaged_weights(finished: dict[str, Any], kind: st
     assert loss == pytest.approx(result.metrics["loss"], rel=1e-6)
     # Which are not those that training goes on from.
     with result.checkpoint.as_directory() as folder:
-        state = torch.load(f"{folder}/state.pt", weights_only=False)
+        state = torch.load(f"{folder}/state.pt", weights_only=True)
     model.load_state_dict(state["tensors"])
     with torch.no_grad():
         other = task.loss(model, list(task.val_dataset().tensors)).item()

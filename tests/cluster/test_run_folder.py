@@ -34,22 +34,22 @@ def test_files_are_written_whole_and_read_back(folder):
 
 
 def test_log_keeps_what_was_appended_before(folder):
-    EventLog(folder).append([{"n": 1}, {"n": 2}])
+    EventLog(folder).append([{"kind": "a", "n": 1}, {"kind": "a", "n": 2}])
     log = EventLog(folder)
-    log.append([{"n": 3}])
+    log.append([{"kind": "a", "n": 3}])
     log.append([])
-    assert log.records == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert log.records == [{"kind": "a", "n": 1}, {"kind": "a", "n": 2}, {"kind": "a", "n": 3}]
     assert parse_events(folder.read(EVENTS_FILE)) == log.records
 
 
 def test_half_written_record_is_dropped(folder):
-    EventLog(folder).append([{"n": 1}])
+    EventLog(folder).append([{"kind": "a", "n": 1}])
     folder.write(EVENTS_FILE, folder.read(EVENTS_FILE) + b'{"n": 2, "los')
-    assert parse_events(folder.read(EVENTS_FILE)) == [{"n": 1}]
+    assert parse_events(folder.read(EVENTS_FILE)) == [{"kind": "a", "n": 1}]
     log = EventLog(folder)
-    log.append([{"n": 3}])
+    log.append([{"kind": "a", "n": 3}])
     lines = folder.read(EVENTS_FILE).decode().splitlines()
-    assert [json.loads(line) for line in lines] == [{"n": 1}, {"n": 3}]
+    assert [json.loads(line) for line in lines] == [{"kind": "a", "n": 1}, {"kind": "a", "n": 3}]
 
 
 def test_values_that_json_does_not_know_are_refused(folder):

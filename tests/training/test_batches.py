@@ -201,3 +201,32 @@ def test_a_tokenizer_s_batch_is_moved():
     moved = to_device({"text": batch}, torch.device("meta"))["text"]
     assert type(moved) is BatchEncoding
     assert {value.device.type for value in moved.values()} == {"meta"}
+
+
+class Moving:
+    """A batch with a method ``to`` of its own."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def to(self, device: torch.device) -> Any:
+        return Moving(self.x.to(device))
+
+
+class MovingInPlace(Moving):
+    def to(self, device: torch.device) -> Any:
+        self.x = self.x.to(device)
+
+
+class MovingAsTold(Moving):
+    def to(self, device: torch.device, **options: bool) -> Any:
+        assert options == {"non_blocking": True}
+        return Moving(self.x.to(device, **options))
+
+
+@pytest.mark.parametrize("kind", [Moving, MovingInPlace, MovingAsTold])
+def test_a_batch_is_moved_by_its_own_method(kind: Any):
+    meta = torch.device("meta")
+    batch = kind(torch.ones(2))
+    assert to_device(batch, meta).x.device == meta
+    assert to_device([kind(torch.ones(2))], meta)[0].x.device == meta

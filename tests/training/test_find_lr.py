@@ -81,6 +81,11 @@ def test_a_search_that_needs_an_interval_gets_one_from_a_range_test():
     found = loop.find(search=search, stages=Stages(first_steps=60))
     assert_same(before, everything(loop.model, loop.optimizer))
     assert found.costs.probe_steps > 60 + 24
+    # So does an optimizer whose LR is to be set later.
+    loop.optimizer.param_groups[0]["lr"] = 0.0
+    later = loop.find()
+    assert later.costs.probe_steps > 60 + 3 * 19
+    assert 0.01 < later.lr < 1.0
     with pytest.raises(ValueError, match=r"lr=0.1 is a guess, and GaussianProcess searches an int"):
         loop.find(search=search, lr=0.1)
 

@@ -55,6 +55,15 @@ def test_models_that_are_refused():
         loop.find()
 
 
+def test_an_optimizer_that_chooses_its_lr_itself():
+    loop = Loop()
+    loop.optimizer.param_groups[0]["lr"] = None  # transformers' Adafactor
+    with pytest.raises(
+        ValueError, match="group 0 has lr=None, so that there is none to find: SGD chooses"
+    ):
+        loop.find()
+
+
 def test_where_every_lr_diverges():
     def loss(model, batch):
         start = all(

@@ -143,7 +143,6 @@ def test_the_callers_random_states_are_put_back():
     assert isinstance(Noisy().train_dataset(), Augmented)
     lr_range_test(Noisy(), lr_start=1e-4)
     assert_same(before, states())
-    # Also where it fails.
     with pytest.raises(ValueError, match="not finite"):
         lr_range_test(Bowl(offset=float("nan")))
     assert_same(before, states())

@@ -27,7 +27,10 @@ def test_where_the_loss_never_falls_the_optimizers_lr_is_believed(task, lrs, cap
     assert result.lr_max / result.lr_min == pytest.approx(DECADES)
     warning = caplog.records[-1].message
     assert "of Bowl never falls between LR" in warning
-    assert "around the LR of its optimizer, 0.001. If that may be far off, give AutoLRSC" in warning
+    assert (
+        "around the LR of its optimizer, 0.001. If that may be far off, give the interval"
+        in warning
+    )
 
 
 class FineTuned(TrainingTask):

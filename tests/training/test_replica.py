@@ -225,5 +225,5 @@ def test_a_lazy_module_is_refused_before_a_snapshot_could_miss_it(layer: nn.Modu
     def net() -> nn.Module:
         return nn.Sequential(plain_net(), layer)
 
-    with pytest.raises(ValueError, match=r"build_model returned a model whose '1\..* run a batch"):
+    with pytest.raises(ValueError, match=r"the model's '1\..* run a batch through"):
         make_replica(ToyTask(net))

@@ -109,7 +109,7 @@ def test_a_saved_state_continues_in_a_fresh_process_s_replica(optimizer: Build):
 
     file.seek(0)
     fresh = make_worker(task)
-    fresh.snapshot.load_state_dict(torch.load(file, weights_only=False))
+    fresh.snapshot.load_state_dict(torch.load(file, weights_only=True))
     assert fresh.snapshot.restore(fresh.replica) == 4
     assert train(fresh, 4, 6) == expected
     assert_same(state_of(fresh.replica), state_of(worker.replica))
@@ -295,3 +295,44 @@ def test_the_snapshot_of_another_task_is_refused(net: Any, optimizer: Build, mes
     snapshot.load_state_dict(held)
     with pytest.raises(ValueError, match=message):
         snapshot.restore(worker.replica)
+
+
+class Observed(nn.Module):
+    """Keeps the range of its weights, in buffers that get their shape in the first pass."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain_net()
+        self.register_buffer("seen", torch.empty(0, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lowest = self.net[0].weight.detach().amin(dim=1)
+        if self.seen.numel():
+            lowest = torch.minimum(lowest, self.seen)
+        self.seen.resize_(lowest.shape).copy_(lowest)
+        out: Tensor = self.net(x)
+        return out
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 4])
+def test_a_buffer_that_changes_its_shape_is_restored(micro_batch_size: int | None):
+    worker = make_worker(ToyTask(Observed, micro_batch_size=micro_batch_size))
+    before = state_of(worker.replica)
+    worker.check_first_loss()
+    assert_same(state_of(worker.replica), before)
+    losses = train(worker, 0, 5)
+    after = state_of(worker.replica)
+    assert after["tensors"]["seen"].shape == (8,)
+    assert worker.snapshot.restore(worker.replica) == 0
+    assert_same(state_of(worker.replica), before)
+    assert train(worker, 0, 5) == losses
+    assert_same(state_of(worker.replica), after)
+
+
+def test_a_parameter_of_another_shape_is_refused():
+    worker, other = make_worker(ToyTask(Observed)), make_worker(ToyTask(Observed))
+    other.replica.module.net[0] = nn.Linear(6, 9).double()  # type: ignore[index,operator]
+    with pytest.raises(ValueError, match=r"another model: 'net.0.weight' .* shape \(9, 6\)"):
+        worker.snapshot.restore(other.replica)

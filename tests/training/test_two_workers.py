@@ -14,6 +14,7 @@ from torch import nn
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.training.collectives import Group, Solo
+from tests.training.broken_data import BAD_STEP, Broken, Leaner
 from tests.training.processes import start_workers
 from tests.training.toy import (
     ToyTask,
@@ -56,11 +57,36 @@ class Branched(nn.Module):
         return out
 
 
+class Encoder(nn.Module):
+    """Its loss goes around its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain_net()
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.net(x).tanh()
+        return out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encode(x)
+
+
+class MethodTask(ToyTask):
+    """Calls a method of the model, past a wrapper if there is one, and a part of the model."""
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        bare: Any = getattr(model, "module", model)
+        penalty: Any = bare.net[0].weight.square().mean()
+        return nn.functional.cross_entropy(bare.encode(batch[0]), batch[1]) + 0.01 * penalty
+
+
 TASKS = {
     "single": SingleTask(single_net, micro_batch_size=8),
     "whole": ToyTask(full_net, micro_batch_size=8, augment=True),
     "accumulated": ToyTask(full_net, micro_batch_size=4, augment=True, max_grad_norm=0.5),
     "branched": ToyTask(Branched, adam, micro_batch_size=8),
+    "methods": MethodTask(Encoder, micro_batch_size=8),
     "few_validation_batches": ToyTask(plain_net, micro_batch_size=8, val_samples=5),
 }
 
@@ -129,6 +155,7 @@ def find_all(group: Group) -> dict[str, Any]:
     found: dict[str, Any] = {name: explore(task, group) for name, task in TASKS.items()}
     found["shared"] = check_collectives(group)
     found["refusal"] = refused_on_every_worker(group)
+    found["bad"] = bad_batch_of_rank_one(group)
     return found
 
 
@@ -156,6 +183,19 @@ def refused_on_every_worker(group: Group) -> str:
     except ValueError as error:
         return str(error)
     return "nothing was raised"
+
+
+def bad_batch_of_rank_one(group: Group) -> dict[str, Any]:
+    apply = Apply(1, Segment(0, 29, 0.05))
+    worker = make_worker(Broken(plain_net, micro_batch_size=8, bad_place=8), group=group)
+    told = "nothing was raised"
+    try:
+        worker.run_apply(apply, silent)
+    except ValueError as error:
+        told = str(error)
+    worker = make_worker(Leaner(plain_net, micro_batch_size=8, bad_place=8), group=group)
+    done = worker.run_apply(apply, silent)
+    return {"told": told, "losses": done.training_losses, "skipped": done.skipped_steps}
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +283,17 @@ def test_collectives(ranks: list[dict[str, Any]]):
 
 def test_a_bad_loss_on_one_worker_is_refused_on_all(ranks: list[dict[str, Any]]):
     for found in ranks:
-        assert found["refusal"].startswith("NanOnRankOne.loss is nan at step 0")
+        assert found["refusal"].startswith("NanOnRankOne.loss is not finite at step 0")
+
+
+def test_a_bad_batch_of_one_worker_is_told_or_skipped_by_all(ranks: list[dict[str, Any]]):
+    alone = bad_batch_of_rank_one(Solo())
+    assert f"step {BAD_STEP} cannot be trained on" in alone["told"]
+    assert alone["skipped"] == 1
+    for found in ranks:
+        assert found["bad"]["told"] == alone["told"]
+        assert found["bad"]["skipped"] == 1
+        assert found["bad"]["losses"] == pytest.approx(alone["losses"], rel=0, abs=1e-10)
 
 
 def wide_net() -> nn.Module:

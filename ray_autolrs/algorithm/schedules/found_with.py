@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ray_autolrs.algorithm.field_checks import check, check_fraction, is_number
+from ray_autolrs.algorithm.field_checks import check, check_fraction, is_number, shortened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,10 @@ class FoundWith:
             ValueError: it is not such a result.
         """
         if not isinstance(values, dict):
-            raise ValueError(f"averaging={values!r} must be an object, with the kind of average")
+            raise ValueError(
+                f"averaging={shortened(values)} must be an object, with the kind of average"
+            )
         names = [field.name for field in dataclasses.fields(cls)]
         if "kind" not in values or not set(values) <= set(names):
-            raise ValueError(f"averaging={values!r} must have a kind; it may have {names}")
+            raise ValueError(f"averaging={shortened(values)} must have a kind; it may have {names}")
         return cls(**values)

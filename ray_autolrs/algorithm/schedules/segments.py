@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_autolrs.algorithm.field_checks import shortened
 from ray_autolrs.algorithm.schedules.shapes import (
     Flat,
     Piecewise,
@@ -70,21 +71,22 @@ class Segment:
         """Build a segment from :meth:`to_dict`'s result.
 
         Raises:
-            ValueError: the shape's name is unknown, or a field is missing or unknown.
+            ValueError: the shape's name is unknown, or a field is missing, unknown or refused.
         """
         try:
-            shape_fields = dict(values["shape"])
+            shape_fields = dict(values["shape"].items())
             shape_name = shape_fields.pop("name")
-            if shape_name not in SHAPES:
-                raise ValueError(
-                    f"shape {shape_name!r} is unknown; the shapes are {sorted(SHAPES)}"
-                )
             fields = {key: value for key, value in values.items() if key != "shape"}
-            return cls(**fields, shape=SHAPES[shape_name](**shape_fields))
-        except (KeyError, TypeError) as error:
+            if isinstance(shape_name, str) and shape_name in SHAPES:
+                return cls(**fields, shape=SHAPES[shape_name](**shape_fields))
+        except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(
-                f"{values!r} is not a segment: it needs first_step, last_step, peak_lr and shape"
+                f"{shortened(values)} is not a segment: it needs first_step, last_step, peak_lr "
+                "and a shape with a name and its fields"
             ) from error
+        raise ValueError(
+            f"shape {shortened(shape_name)} is unknown; the shapes are {sorted(SHAPES)}"
+        )
 
 
 def group_lrs(lr: float, initial_lrs: Sequence[float]) -> list[float]:

@@ -95,9 +95,14 @@ def outstanding(state: RunState) -> tuple[Command, ...]:
 
 
 def _ready(plan: RunPlan, state: RunState, event: Ready) -> tuple[RunState, tuple[Command, ...]]:
-    """Start the run, or go back to the stage that the workers' checkpoint was taken at."""
+    """Start the run, or go back to the stage that the workers' checkpoint was taken at.
+
+    Raises:
+        ValueError: the log has no stage there.
+    """
     if isinstance(state.phase, Starting):
-        assert event.step == 0, event
+        if event.step != 0:
+            raise _unknown_step(event.step)
         return _start(plan, state)
     rewound = _rewind(state, event.step)
     return rewound, outstanding(rewound)
@@ -218,7 +223,14 @@ def _rewind(state: RunState, step: int) -> RunState:
     for place, phase in enumerate(phases):
         if _first_step(phase, state) == step:
             return replace(state, phase=phase, past=state.past[:place])
-    raise AssertionError(f"no phase begins at step {step}: {phases}")
+    raise _unknown_step(step)
+
+
+def _unknown_step(step: int) -> ValueError:
+    return ValueError(
+        f"the checkpoint is of step {step}, where no stage of the log begins: checkpoint and log "
+        "are not of one run, or the log has lost its end; use another name for a new run"
+    )
 
 
 def _first_step(phase: Phase, state: RunState) -> int:

@@ -98,6 +98,8 @@ class ProbeDone:
         wall_s: seconds from restore to the last loss.
         forward_steps: forward passes without a gradient, as a number of steps: those over
             validation samples and for BatchNorm's statistics, each a third of a training pass.
+        skipped_steps: steps among those of ``training_losses`` that were left out, because their
+            batches were bad; each has the loss of the step before.
     """
 
     stage: int
@@ -107,6 +109,7 @@ class ProbeDone:
     diverged: bool
     wall_s: float
     forward_steps: float = 0.0
+    skipped_steps: int = 0
 
     @property
     def steps(self) -> int:
@@ -132,6 +135,7 @@ class ApplyDone:
         evaluations: validation means as (applied steps done, name of the value, value).
         reused_steps: the first of its steps, which were not taken again, because the probe with
             the same LRs had taken them.
+        skipped_steps: as for a probe.
     """
 
     stage: int
@@ -141,6 +145,7 @@ class ApplyDone:
     wall_s: float
     evaluations: tuple[tuple[int, str, float], ...] = ()
     reused_steps: int = 0
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "diverged": event.diverged,
                 "steps": event.steps,
                 "forward_steps": event.forward_steps,
+                "skipped_steps": event.skipped_steps,
                 "wall_s": event.wall_s,
                 "training_losses": _listed(event.training_losses),
                 "validation_losses": _listed(event.validation_losses),
@@ -80,6 +81,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "diverged": event.diverged,
                 "steps": len(event.training_losses),
                 "reused_steps": event.reused_steps,
+                "skipped_steps": event.skipped_steps,
                 "wall_s": event.wall_s,
                 "evaluations": [
                     [step, name, _finite(value)] for step, name, value in event.evaluations
@@ -131,6 +133,7 @@ def record_event(record: Record) -> Event | None:
                 diverged=record["diverged"],
                 wall_s=record["wall_s"],
                 forward_steps=record["forward_steps"],
+                skipped_steps=record.get("skipped_steps", 0),
             )
         case "apply":
             return ApplyDone(
@@ -143,6 +146,7 @@ def record_event(record: Record) -> Event | None:
                     (step, name, _number(value)) for step, name, value in record["evaluations"]
                 ),
                 reused_steps=record["reused_steps"],
+                skipped_steps=record.get("skipped_steps", 0),
             )
         case "finish_requested":
             return FinishRequested()

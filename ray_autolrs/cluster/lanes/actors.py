@@ -225,6 +225,7 @@ class ProbePool(Background):
             "resources": resources,
             "max_restarts": -1,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group),
+            "runtime_env": run.runtime_env,
         }
         actor = (
             ray.remote(ProbeActor)

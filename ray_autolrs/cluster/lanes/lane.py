@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class LaneRun:
         search: the search actor.
         actors: probe actors to start.
         resources_per_actor: what each of them holds.
+        runtime_env: of the training workers, and so of the actors.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LaneRun:
     search: ActorHandle[Any]
     actors: int
     resources_per_actor: dict[str, float]
+    runtime_env: dict[str, Any] = field(default_factory=dict)
 
 
 class Lane(ABC):

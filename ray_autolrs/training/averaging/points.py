@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**24
 """Ours: large enough that a GPU is busy, small beside a model that fills it."""
 
 

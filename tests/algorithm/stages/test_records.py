@@ -134,6 +134,7 @@ def test_a_probe_s_record():
         "diverged": False,
         "steps": 10,
         "forward_steps": 1.5,
+        "skipped_steps": 0,
         "wall_s": 0.1,
         "training_losses": [2 + math.exp(-t) for t in range(10)],
         "validation_losses": [],

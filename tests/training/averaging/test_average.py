@@ -89,7 +89,7 @@ def test_a_saved_state_continues_in_a_fresh_worker(averaging: Averaging, optimiz
 
     file.seek(0)
     fresh = make_worker(task, averaging)
-    fresh.snapshot.load_state_dict(torch.load(file, weights_only=False))
+    fresh.snapshot.load_state_dict(torch.load(file, weights_only=True))
     for _ in range(2):  # what was loaded is not what trains
         assert fresh.snapshot.restore(fresh.replica) == 4
         assert train(fresh, 4, 6) == expected

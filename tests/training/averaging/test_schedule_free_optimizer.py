@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import schedulefree
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 import ray_autolrs
 from ray_autolrs.training.averaging import points
@@ -120,19 +118,6 @@ def test_it_is_the_package_s_wrapper_to_the_last_bit(
     assert not differs(tensors(model), before)
 
 
-def test_a_closure_computes_the_gradients():
-    model, other = built(plain_net), built(plain_net)
-    with_closure, without = ScheduleFree(sgd(model)), ScheduleFree(sgd(other))
-    for step in range(3):
-
-        def closure(step: int = step) -> float:
-            return backward(model, step).item()
-
-        assert with_closure.step(closure) == backward(other, step).item()
-        assert without.step() is None
-    assert not differs(tensors(model), tensors(other))
-
-
 @pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "schedule_free"])
 @pytest.mark.parametrize("saved_in", ["train", "eval"])
 def test_a_saved_state_goes_on_to_the_bit(optimizer: str, saved_in: str):
@@ -229,53 +214,6 @@ def test_lazy_modules_may_get_their_shape_after_it():
         assert model(batch(0, model)).shape == (8, 2)
 
 
-def test_an_lr_is_the_user_s_and_schedulers_set_it():
-    model = built(plain_net)
-    optimizer = ScheduleFree(sgd(model))
-    with pytest.raises(ValueError, match="cycle_momentum"):
-        OneCycleLR(optimizer, 0.5, total_steps=10)
-    OneCycleLR(optimizer, 0.5, total_steps=10, cycle_momentum=False)
-    makers: list[Any] = [
-        lambda optimizer: CosineAnnealingLR(optimizer, 8),
-        lambda optimizer: LambdaLR(optimizer, lambda number: 1 / (1 + number)),
-    ]
-    for make in makers:
-        ours, plain = ScheduleFree(sgd(built(plain_net))), sgd(built(plain_net))
-        schedulers = make(ours), make(plain)
-        for step in range(8):
-            for optimizer_, scheduler in zip((ours, plain), schedulers, strict=True):
-                for parameter in optimizer_.param_groups[0]["params"]:
-                    parameter.grad = torch.ones_like(parameter)
-                optimizer_.step()
-                scheduler.step()
-            assert ours.param_groups[0]["lr"] == plain.param_groups[0]["lr"], step
-
-
-def test_an_lr_tensor_stays_what_it_is():
-    model, other = built(plain_net), built(plain_net)
-    lr = torch.tensor(0.0625)
-    as_tensor = ScheduleFree(torch.optim.Adam(model.parameters(), lr=lr))
-    as_number = ScheduleFree(torch.optim.Adam(other.parameters(), lr=0.0625))
-    assert train(model, as_tensor, range(4)) == train(other, as_number, range(4))
-    assert as_tensor.param_groups[0]["lr"] is lr
-    assert lr.item() == 0.0625
-
-
-def test_a_gradient_scaler_takes_it():
-    model, other = built(plain_net).float(), built(plain_net).float()
-    scaled, plain = ScheduleFree(sgd(model)), ScheduleFree(sgd(other))
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    for step in range(5):
-        torch.manual_seed(step)
-        scaled.zero_grad()
-        scaler.scale(model(batch(step, model)).square().mean()).backward()
-        scaler.unscale_(scaled)
-        scaler.step(scaled)
-        scaler.update()
-        train(other, plain, range(step, step + 1))
-    assert not differs(tensors(model), tensors(other))  # a power of two scales without rounding
-
-
 def test_a_group_that_is_added_later_is_averaged_too():
     model = built(plain_net)
     first, *rest = model.parameters()
@@ -345,31 +283,3 @@ def test_what_it_cannot_average_is_refused():
         optimizer.load_state_dict(plain.state_dict())
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert ray_autolrs.ScheduleFree is ScheduleFree
-
-
-def test_accelerate_prepares_it():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from accelerate import Accelerator  # type: ignore[import-untyped]
-
-        accelerator = Accelerator(cpu=True)
-    model, other = built(full_net), built(full_net)
-    plain = ScheduleFree(OPTIMIZERS["adam"](model))
-    scheduler = CosineAnnealingLR(plain, 8)
-    given = ScheduleFree(OPTIMIZERS["adam"](other))
-    prepared, optimizer, prepared_scheduler = accelerator.prepare(
-        other, given, CosineAnnealingLR(given, 8)
-    )
-    for step in range(6):
-        optimizer.train()
-        for net, stepped, then in (
-            (model, plain, scheduler),
-            (prepared, optimizer, prepared_scheduler),
-        ):
-            backward(net, step)
-            stepped.step()
-            then.step()
-        assert not differs(tensors(model), tensors(other))
-        optimizer.eval()
-    plain.eval()
-    assert not differs(tensors(model), tensors(other))

@@ -1,0 +1,121 @@
+"""``fit()`` in a user's process leaves it as it was, and tells what it cannot follow."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from ray.train import CheckpointConfig, FailureConfig, UserCallback
+
+from ray_autolrs.cluster.conductor import HEALTH_CHECK_VARIABLE, _prompt_reports
+from ray_autolrs.cluster.finishing import finish_on_signal
+from tests.cluster.tiny_runs import TinyTask, checkpoints, step_of, tiny_trainer
+
+
+def draws() -> list[float]:
+    """From every global generator, with NumPy's held-back second normal number."""
+    return [random.random(), np.random.rand(), np.random.randn(), torch.rand(()).item()]
+
+
+def as_without(fit) -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    draws()
+    expected = [draws(), draws()]
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    draws()
+    fit()
+    assert [draws(), draws()] == expected
+    assert torch.initial_seed() == 1
+
+
+def test_random_states_go_on_as_without_a_run(tmp_path):
+    as_without(tiny_trainer(tmp_path).fit)
+    as_without(tiny_trainer(tmp_path).fit)  # which had finished
+
+
+def test_random_states_go_on_after_a_run_that_fails(tmp_path):
+    def fit() -> None:
+        with pytest.raises(OSError, match="the power is gone"):
+            tiny_trainer(tmp_path, TinyTask(breaks_after=20)).fit()
+
+    as_without(fit)
+
+
+def test_handlers_environment_and_settings_of_torch_stay(tmp_path):
+    def found() -> tuple[object, ...]:
+        return (
+            [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+            dict(os.environ),
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            threading.active_count(),
+        )
+
+    before = found()
+    tiny_trainer(tmp_path).fit()
+    assert found() == before
+    with pytest.raises(OSError, match="the power is gone"):
+        tiny_trainer(tmp_path, TinyTask(breaks_after=20), "other").fit()
+    assert found() == before
+
+
+def test_handlers_that_others_leave_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)
+    with finish_on_signal(threading.Event()):
+        signal.signal(signal.SIGINT, lambda number, frame: None)  # as Ray Train does
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)) == before
+
+
+def test_what_ray_train_is_told_by_a_variable_does_not_stay(monkeypatch):
+    monkeypatch.delenv(HEALTH_CHECK_VARIABLE, raising=False)
+    seen = []
+
+    def fail() -> None:
+        seen.append(os.environ[HEALTH_CHECK_VARIABLE])
+        raise OSError
+
+    with pytest.raises(OSError), _prompt_reports():  # noqa: PT011 - any will do
+        fail()
+    assert seen == ["0.2"]
+    assert HEALTH_CHECK_VARIABLE not in os.environ
+    monkeypatch.setenv(HEALTH_CHECK_VARIABLE, "7")
+    with _prompt_reports():
+        assert os.environ[HEALTH_CHECK_VARIABLE] == "7"
+    assert os.environ[HEALTH_CHECK_VARIABLE] == "7"
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, None])
+def test_as_many_checkpoints_stay_as_were_asked_for(tmp_path, keep):
+    tiny_trainer(tmp_path, checkpoint_config=CheckpointConfig(num_to_keep=keep)).fit()
+    steps = [step_of(checkpoint) for checkpoint in checkpoints(tmp_path)]
+    assert len(steps) == (keep or 2)
+    assert steps == sorted(steps)
+    assert steps[-1] == 100
+
+
+def test_what_only_ray_train_can_follow_is_named(tmp_path, caplog):
+    tiny_trainer(
+        tmp_path,
+        callbacks=[UserCallback()],
+        failure_config=FailureConfig(max_failures=1),
+        checkpoint_config=CheckpointConfig(checkpoint_score_attribute="loss"),
+        worker_runtime_env={"env_vars": {"A": "1"}},
+    ).fit()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    names = ["callbacks", "failure_config", "worker_runtime_env", "checkpoint_score_attribute"]
+    for name in names:
+        assert sum(name in message for message in told) == 1
+    caplog.clear()
+    tiny_trainer(tmp_path, name="plain", failure_config=FailureConfig()).fit()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
