@@ -104,8 +104,10 @@ def test_a_stage_that_diverged_is_applied_again_with_the_same_batches(
     def applied(lrs: list[float]) -> Any:
         worker = make_worker(StreamTask(stream=stream), AVERAGES["schedule_free"])
         worker.run_probe(Probe(1, 0, Segment(0, 4, 0.1)), silent)
-        for attempt, lr in enumerate(lrs):
-            done = worker.run_apply(Apply(1, Segment(0, 29, lr), attempt), silent)
+        done = [
+            worker.run_apply(Apply(1, Segment(0, 29, lr), attempt), silent)
+            for attempt, lr in enumerate(lrs)
+        ][-1]
         return done.training_losses, done.evaluations, state_of(worker.replica)
 
     assert_same(applied([math.inf, 0.1]), applied([0.1]))
@@ -141,7 +143,7 @@ def test_an_iterator_that_ends_or_was_read_is_refused() -> None:
     [
         (lambda: (points(48)[n] for n in range(48)), "first batch of length 2 or 6; ready"),
         (lambda: DataLoader(points(48), 8), "first batch of length 2 or 8; ready .* 16 samples"),
-        (lambda: DataLoader([]), "without a batch"),
+        (lambda: DataLoader(points(0), 16), "without a batch"),
     ],
 )
 def test_what_are_no_ready_batches_is_refused(stream: Callable[[], Any], message: str) -> None:
