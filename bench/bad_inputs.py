@@ -54,7 +54,8 @@ STEPS = 2
 
 
 def config(**fields: Any) -> AutoLRSConfig:
-    return AutoLRSConfig(**({"total_steps": 1000, "lr": (1e-3, 1.0)} | fields))
+    given: dict[str, Any] = {"total_steps": 1000, "lr": (1e-3, 1.0)}
+    return AutoLRSConfig(**(given | fields))
 
 
 PARTS: dict[Callable[..., Any], type] = {config: AutoLRSConfig} | {

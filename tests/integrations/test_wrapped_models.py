@@ -82,7 +82,7 @@ class Opaque(nn.Module):
 
 
 def test_columns_stay_where_a_model_does_not_tell_what_it_takes(tmp_path: Any):
-    data = [{"input_ids": [1 + n % 2, 3, 4], "labels": n % 2} for n in range(16)]
+    data: Any = [{"input_ids": [1 + n % 2, 3, 4], "labels": n % 2} for n in range(16)]
     worker = make_worker(TransformersTask(Opaque, arguments(tmp_path), data, data))
     worker.check_first_loss()
     assert len(train(worker, 0, 2, lr=1e-3)) == 2

@@ -221,7 +221,7 @@ class MovingInPlace(Moving):
 class MovingAsTold(Moving):
     def to(self, device: torch.device, **options: bool) -> Any:
         assert options == {"non_blocking": True}
-        return Moving(self.x.to(device, **options))
+        return Moving(self.x.to(device, non_blocking=True))
 
 
 @pytest.mark.parametrize("kind", [Moving, MovingInPlace, MovingAsTold])

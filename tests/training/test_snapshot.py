@@ -304,7 +304,7 @@ class Observed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = plain_net()
+        self.net: Any = plain_net()
         self.register_buffer("seen", torch.empty(0, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -333,6 +333,7 @@ def test_a_buffer_that_changes_its_shape_is_restored(micro_batch_size: int | Non
 
 def test_a_parameter_of_another_shape_is_refused():
     worker, other = make_worker(ToyTask(Observed)), make_worker(ToyTask(Observed))
-    other.replica.module.net[0] = nn.Linear(6, 9).double()  # type: ignore[index,operator]
+    net: Any = other.replica.module.net
+    net[0] = nn.Linear(6, 9).double()
     with pytest.raises(ValueError, match=r"another model: 'net.0.weight' .* shape \(9, 6\)"):
         worker.snapshot.restore(other.replica)

@@ -23,7 +23,7 @@ class StepWithClosure(torch.optim.SGD):
 
 
 class KeywordOnly(torch.optim.SGD):
-    def step(self, closure: Any = None, *, scale: float = 1.0) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None, *, scale: float = 1.0) -> Any:
         return super().step(closure)
 
 
