@@ -96,14 +96,17 @@ def fit(path: Path, task: DigitsTask, lr: Any = (1e-3, 0.5)) -> Any:
 
 
 def events_of(result: Any) -> list[dict[str, Any]]:
-    """Return what was trained; a run that is continued says again what it goes on with."""
+    """Return what was trained; of what a continued run has trained again, the last."""
     lines = (Path(result.path) / "events.jsonl").read_text().splitlines()
-    timed = {"time", "wall_s"}
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in timed}
-        for line in lines
-        if json.loads(line)["kind"] in ("probe", "apply")
-    ]
+    trained = [event for line in lines if (event := json.loads(line))["kind"] in ("probe", "apply")]
+    timed = {"time", "wall_s", "reused_steps"}
+    last = {
+        (event["kind"], event["stage"], event.get("index")): {
+            key: value for key, value in event.items() if key not in timed
+        }
+        for event in trained
+    }
+    return [*last.values()]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_a_run_that_was_killed_reads_on_and_ends_the_same(
 ) -> None:
     caplog.set_level(logging.INFO, logger="ray_autolrs")
     with copied_at_each_answer(tmp_path / "run", tmp_path / "copies"):
-        fit(tmp_path, ReadyTask(kind))
+        fit(tmp_path, task := ReadyTask(kind))
     copies = sorted((tmp_path / "copies").iterdir(), key=lambda path: int(path.name))
     for copy in (copies[len(copies) // 2], copies[-2]):
         shutil.rmtree(tmp_path / "run")
@@ -151,5 +154,6 @@ def test_a_run_that_was_killed_reads_on_and_ends_the_same(
         ]
         assert all(torch.equal(models[0][name], models[1][name]) for name in models[1])
         assert task.read[-1] == 2 * STEPS - 1
+    # The last copy goes on from step 50, and 11 steps before it are kept in sight.
     assert task.read[0] == (2 * (50 - 11) if kind == "stateful" else 0)
     assert ("its state_dict" if kind == "stateful" else "as it has no state_dict") in caplog.text

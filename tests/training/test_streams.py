@@ -206,6 +206,24 @@ def test_lanes_of_one_worker_alone_are_refused() -> None:
         possible_lane(Workers(), Lanes(kind="workers"), module, batches)
 
 
+def test_a_state_that_a_checkpoint_cannot_hold_is_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(Endless):
+        def state_dict(self) -> dict[str, Any]:
+            return {"odd": Solo()}
+
+        def load_state_dict(self, state: Any) -> None:
+            raise AssertionError
+
+    batches = batches_of(StreamTask(stream=Odd))
+    batches.begin(0, 3, is_probe=False)
+    with caplog.at_level(logging.WARNING):
+        list(batches.stream(0, 5, range(1)))
+    assert "the state_dict of StreamTask.train_dataset() is not used" in caplog.text
+    assert batches.position(5) == {"place": 0, "epoch": 0, "state": None}
+
+
 class Two:
     """Rank 0 of two workers that read the same."""
 
