@@ -138,8 +138,8 @@ class Evaluation:
     def _uncounted(self, replica: Replica, group: Group, losses: Tensor) -> Tensor:
         """Return which batches have no loss, as no label counts; the same on every worker."""
         found = torch.zeros(len(losses), dtype=torch.float64, device=replica.device)
-        mine = range(group.rank, len(losses), group.size)
-        mine = [place for place in mine if losses[place].isnan()]
+        places = range(group.rank, len(losses), group.size)
+        mine = [place for place in places if losses[place].isnan()]
         for place, batch in zip(mine, self._load(mine), strict=True):
             with torch.enable_grad(), replica.autocast():
                 loss = self._values(replica, place, batch, with_metrics=False)["loss"]

@@ -7,10 +7,10 @@ is one, the remedy.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,13 +85,13 @@ def dataset_size(dataset: Dataset[Any], name: str) -> int:
             "to files that can be indexed"
         )
     try:
-        size: Any = len(dataset)
+        size = len(cast("Sized", dataset))
     except Exception as error:
         raise ValueError(
             f"{name}() returned {kind}, whose len() fails: {error!r}; it must return a map-style "
             "dataset, because batches are addressed by their step"
         ) from error
-    return int(size)
+    return size
 
 
 def checked_batch(task: TrainingTask, batch: Any) -> Any:
