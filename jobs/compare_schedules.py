@@ -24,14 +24,15 @@ import numpy as np
 import ray
 
 from ray_autolrs import TrainingTask
+from ray_autolrs.comparison.baselines import CLOSE_RELATIVES
 from ray_autolrs.comparison.runs import METHODS, plan_trials, run_on_tune
 from ray_autolrs.comparison.table import write_comparison
 
 GRID_POINTS = 5
 """LRs of a baseline where none are given, spread evenly over the interval's logarithm."""
 
-ONLY_IF_NAMED = ("prodigy", "multi_step", "polynomial", "triangular2", "exp_range")
-"""Prodigy needs a package that is not among the requirements; the others are close relatives."""
+ONLY_IF_NAMED = ("prodigy", *CLOSE_RELATIVES)
+"""Prodigy needs a package that is not among the requirements."""
 
 
 def load_task(name: str) -> TrainingTask:

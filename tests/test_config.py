@@ -164,7 +164,7 @@ def test_parts_must_agree(build, message):
         ),
         (
             lambda: GaussianProcess(grid_points=9),
-            r"GaussianProcess.grid_points=9 must be an integer of at least 10",
+            r"GaussianProcess.grid_points=9 must be at least probes=10",
         ),
         (
             lambda: GaussianProcess(choose_by=wrong("mean")),

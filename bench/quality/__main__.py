@@ -28,6 +28,7 @@ from bench.quality.runs import (
 from bench.quality.table import page
 from bench.tasks.catalogue import TASKS
 from bench.tasks.text_data import TRANSLATION_FOLDER
+from ray_autolrs.comparison.baselines import CLOSE_RELATIVES
 from ray_autolrs.comparison.runs import METHODS
 from ray_autolrs.comparison.table import markdown
 
@@ -37,7 +38,8 @@ PAGE = Path(__file__).parents[1] / "quality.md"
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options(__doc__)
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    usual = [name for name in METHODS if name not in CLOSE_RELATIVES]
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=usual)
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2300)
     parser.add_argument("--lr", nargs="+", type=float, help="in place of each task's own grid")

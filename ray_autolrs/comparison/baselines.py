@@ -248,6 +248,9 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
 )
 """Every baseline, by name. ``triangular`` is CLR."""
 
+CLOSE_RELATIVES = ("multi_step", "polynomial", "triangular2", "exp_range")
+"""Baselines that are close to others, and run only where they are asked for by name."""
+
 
 def train_baseline(
     method: str,

@@ -64,11 +64,13 @@ def test_epochs_that_are_searched_are_trained_on_as_without_a_search(tmp_path):
     trainer = trainer_of(tmp_path, **settings)
     seen = Seen(trainer)
     callback = searched(trainer, averaging=None)
+    trainer.add_callback(seen)
     trainer.train()
     assert callback.found is not None
     assert callback.found.costs.batches > 4  # an epoch has four
     other = trainer_of(tmp_path, learning_rate=callback.found.lr, **settings)
     alike = Seen(other)
+    other.add_callback(alike)
     other.train()
     assert_same(seen.firsts[-8:], alike.firsts[-8:])
     assert_same(trainer.model.state_dict(), other.model.state_dict())

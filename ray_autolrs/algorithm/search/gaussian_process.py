@@ -92,7 +92,9 @@ class GaussianProcess(SearchStrategy):
         check(self, "probe_fraction", holds, "must lie in (0, 1]")
         holds = is_number(self.kappa) and self.kappa >= 0
         check(self, "kappa", holds, "must be finite and not negative")
-        check_integer(self, "grid_points", minimum=max(2, self.probes))
+        check_integer(self, "grid_points", minimum=2)
+        holds = self.grid_points >= self.probes
+        check(self, "grid_points", holds, f"must be at least probes={self.probes}")
         check_choice(self, "choose_by", get_args(ChooseBy))
         check_integer(self, "validation_evals", minimum=MIN_SERIES_POINTS)
         for name in ("forecaster", "validation_forecaster"):
