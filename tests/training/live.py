@@ -63,10 +63,10 @@ class Loop:
                 yield batches.micro(step, micro)
 
     def _val_batches(self) -> list[Any]:
-        size = len(self.task.val_dataset())  # type: ignore[arg-type]
-        subset = validation_subset(size, 512, 0)
+        dataset: Any = self.task.val_dataset()
+        subset = validation_subset(len(dataset), 512, 0)
         batch_size = self.task.eval_batch_size or self.micro_batch
-        batches = validation_batches(self.task, self.task.val_dataset(), batch_size, subset, seed=0)
+        batches = validation_batches(self.task, dataset, batch_size, subset, seed=0)
         places = range(self.rank, len(batches.sizes), self.workers)
         return [batches[place] for place in places]
 

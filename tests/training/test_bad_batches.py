@@ -192,7 +192,7 @@ class IgnoringValidation(Ignoring):
 def test_a_validation_batch_without_a_counted_label_is_left_out_of_the_mean():
     worker = make_worker(IgnoringValidation(plain_net, eval_batch_size=4))
     mean = worker.evaluation.run(worker.replica, worker.group, with_metrics=False)["loss"]
-    data = worker.replica.task.val_dataset()
+    data: Any = worker.replica.task.val_dataset()
     counted = DataOf(Subset(data, [*range(4), *range(8, 24)]))
     worker.replica.module.eval()
     expected = counted.loss(worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -69,9 +70,8 @@ def test_a_shuffled_loader_gives_the_loop_the_same_batches_as_without_the_search
     def labels(with_search, generator):
         torch.manual_seed(5)
         loop = Loop()
-        loader = DataLoader(
-            loop.task.train_dataset(), batch_size=32, shuffle=True, generator=generator
-        )
+        data: Any = loop.task.train_dataset()
+        loader = DataLoader(data, batch_size=32, shuffle=True, generator=generator)
         if with_search:
             found = loop.find(train_batches=loader, accumulation=1)
             first = [batch[1].tolist() for batch in found.batches_read]

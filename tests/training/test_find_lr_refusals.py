@@ -30,7 +30,14 @@ from tests.training.toy import assert_same
         ({"train_batches": []}, r"train_batches ended after 0 batches, and the search needs 1"),
         ({"val_batches": []}, r"val_batches gave no batch"),
         ({"loss": lambda model, batch: torch.tensor([1.0, 2.0])}, r"loss returned shape \(2,\)"),
-        ({"loss": lambda model, batch: torch.tensor(math.nan)}, r"loss is nan at step 0, before"),
+        (
+            {"loss": lambda model, batch: torch.tensor(math.nan)},
+            r"loss returned a tensor that does not depend on the model's parameters",
+        ),
+        (
+            {"loss": lambda model, batch: model(batch[0]).sum() * math.nan},
+            r"before any update, the loss is nan",
+        ),
     ],
 )
 def test_arguments_are_checked(changed, message):
