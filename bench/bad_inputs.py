@@ -14,7 +14,7 @@ import dataclasses
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,11 +224,16 @@ def bad_tasks() -> st.SearchStrategy[BadInput]:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--examples", type=int, default=10_000)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    print(try_inputs(arguments.examples))
+
+
+def try_inputs(examples: int) -> str:
+    """Return a line for each kind of input that was not told by name, and one that counts them."""
     found: Counter[str] = Counter()
     slowest_s, tried = 0.0, 0
 
@@ -243,16 +248,17 @@ def main() -> None:
 
     for strategy in (bad_fields(), bad_tasks()):
         settings(
-            max_examples=arguments.examples // 2,
+            max_examples=examples // 2,
             deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
             derandomize=True,
         )(given(strategy)(try_one))()
-    for text, count in found.most_common(50):
-        print(f"{count} × {text}")
-    print(f"{tried} inputs, {found.total()} not told by name; the slowest took {slowest_s:.2f} s")
+    lines = [f"{count} × {text}" for text, count in found.most_common(50)]
+    untold = found.total()
+    lines.append(f"{tried} inputs, {untold} not told by name; the slowest took {slowest_s:.2f} s")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

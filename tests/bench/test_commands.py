@@ -47,7 +47,7 @@ def test_a_command_is_understood(command, monkeypatch):
     def stop(*args: object, **settings: object) -> None:
         raise InterruptedError
 
-    for step in ("write_results", "make_runs", "read_records", "read_cache"):
+    for step in ("write_results", "make_runs", "read_records", "read_cache", "try_inputs"):
         monkeypatch.setattr(module, step, stop, raising=False)
     monkeypatch.setattr("ray.init", lambda **settings: None)
     with pytest.raises(InterruptedError):
