@@ -59,7 +59,6 @@ def _task(
     make: Callable[[], BenchTask],
     lrs: Grid,
     schedule_free_lrs: Grid | None = None,
-    interval: tuple[float, float] | None = None,
 ) -> SuiteTask:
     return SuiteTask(
         group=group,
@@ -67,7 +66,7 @@ def _task(
         lrs=lrs,
         schedule_free_lrs=schedule_free_lrs or lrs,
         # Half a decade more than the rivals' grid on each side.
-        interval=interval or (lrs[0] / math.sqrt(10), lrs[-1] * math.sqrt(10)),
+        interval=(lrs[0] / math.sqrt(10), lrs[-1] * math.sqrt(10)),
     )
 
 
@@ -99,14 +98,8 @@ SUITE: Mapping[str, SuiteTask] = MappingProxyType(
         "sigmoid_net": _known("images without BatchNorm", "sigmoid_net", images.SigmoidNet),
         "wrong_labels": _task("images without BatchNorm", further_images.WrongLabels, _LOW),
         "adagrad": _task("images without BatchNorm", further_images.AdagradConvNet, _HIGH),
-        # Muon's step is as long without momentum, but Schedule-Free multiplies the LR with
-        # 1 / (1 - 0.95) where it turns momentum off: its LRs are twenty times as low.
         "muon": _task(
-            "images without BatchNorm",
-            further_images.MuonNet,
-            (2e-3, 6e-3, 2e-2, 6e-2, 2e-1),
-            _LOW,
-            (3e-5, 6e-1),
+            "images without BatchNorm", further_images.MuonNet, (2e-3, 6e-3, 2e-2, 6e-2, 2e-1)
         ),
         "lm": _known("language models", "lm", language_models.ByteLM),
         "german_lm": _known("language models", "german_lm", language_models.GermanLM),
