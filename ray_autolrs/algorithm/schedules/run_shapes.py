@@ -54,10 +54,7 @@ class Constant:
     """
 
     needs_end = False
-
-    @property
-    def decay_fraction(self) -> float:
-        return 0.0
+    decay_fraction = 0.0
 
     def over(
         self, first_step: int, steps: int | None, *, warmup_steps: int, warmup_power: float
@@ -96,10 +93,7 @@ class Linear:
     """Falls linearly to zero from the warm-up's end on."""
 
     needs_end = True
-
-    @property
-    def decay_fraction(self) -> float:
-        return 1.0
+    decay_fraction = 1.0
 
     def over(
         self, first_step: int, steps: int | None, *, warmup_steps: int, warmup_power: float
@@ -115,10 +109,7 @@ class Cosine:
     """Falls to zero along half a cosine wave from the warm-up's end on."""
 
     needs_end = True
-
-    @property
-    def decay_fraction(self) -> float:
-        return 1.0
+    decay_fraction = 1.0
 
     def over(
         self, first_step: int, steps: int | None, *, warmup_steps: int, warmup_power: float
