@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 import statistics
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from bench.leave_one_out.methods import Method, Trained
 from bench.leave_one_out.registry import BOTH_ARMS, LR_ORACLE, METHODS
 from bench.leave_one_out.store import Cache, CachedRun, Key, append, read_cache
 from bench.measurement import commit
+from bench.processes import in_processes
 from bench.tasks.suite import SUITE
 
 GUESSED_STEP_S = 0.008
@@ -153,7 +152,7 @@ def make_runs(
         return cache
     made_at = commit()
     failures: list[str] = []
-    for number, (run, made, failure) in enumerate(_made(missing, processes), start=1):
+    for number, (run, made, failure) in enumerate(in_processes(_make, missing, processes), start=1):
         label = f"{number}/{len(missing)} {run.task} {run.method} lr={run.lr} seed={run.seed}"
         if made is None:
             failures.append(f"{label}: {failure}")
@@ -178,16 +177,6 @@ def make_runs(
 
 
 _Made = tuple[Run, Trained | None, str]
-
-
-def _made(runs: Sequence[Run], processes: int) -> Iterator[_Made]:
-    if processes == 0:
-        yield from map(_make, runs)
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when a process starts
-    # Spawned, because torch does not like forks; not one for each run, which would read the data.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(_make, runs)
 
 
 def _make(run: Run) -> _Made:

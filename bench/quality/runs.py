@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
-import os
 import statistics
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 import torch
 
 from bench.measurement import RESULTS_FOLDER, Row, commit
+from bench.processes import in_processes
 from bench.tasks.catalogue import LEARNING_RATES, TASKS
 from ray_autolrs.comparison.record import RunRecord
 from ray_autolrs.comparison.runs import Trial, plan_trials, run_trial
@@ -131,7 +130,9 @@ def make_runs(
     made_at = commit()
     failures: list[str] = []
     with path.open("a", encoding="utf-8") as file:
-        for number, (run, record, failure) in enumerate(_made(missing, processes), start=1):
+        for number, (run, record, failure) in enumerate(
+            in_processes(_make, missing, processes), start=1
+        ):
             label = " ".join(str(part) for part in run.key)
             if record is None:
                 failures.append(f"{label}: {failure}")
@@ -151,16 +152,6 @@ def make_runs(
 
 
 _Made = tuple[QualityRun, RunRecord | None, str]
-
-
-def _made(runs: Sequence[QualityRun], processes: int) -> Iterable[_Made]:
-    if processes == 0:
-        yield from map(_make, runs)
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when a process starts
-    # A new process for each would read the data anew; spawned, because torch does not like forks.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(_make, runs)
 
 
 def _make(run: QualityRun) -> _Made:
