@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python jobs/quickstart.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import ray
 
 from bench import (
     averaging_grid,
@@ -20,10 +22,11 @@ from bench import (
     parallel_probes,
     probe_grid,
     research,
-    snapshot_store,
     wrong_guess,
 )
 from bench.tasks.catalogue import FURTHER_TASKS
+
+ROOT = Path(__file__).parents[2]
 
 Rows = list[dict[str, Any]]
 Run = Callable[[ModuleType, Sequence[str]], Rows]
@@ -129,11 +132,32 @@ def test_one_of_the_lanes_is_the_worker():
     assert parallel_probes.settings(lanes=1, probes=10, steps=100).lanes.kind == "workers"
 
 
+COPIES = """
+import sys
+from pathlib import Path
+import ray
+from bench import measurement, snapshot_store
+measurement.RESULTS_FOLDER = Path(sys.argv[1])
+snapshot_store.main(sys.argv[2:])
+assert not ray.is_initialized()
+"""
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_snapshot_is_copied_in_each_way(run: Run):
+def test_a_snapshot_is_copied_in_each_way(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+    """In a process of its own, for there may be a Ray in this one."""
     options = ["--megabytes", "4", "--tensors", "6", "--lanes", "1", "--repetitions", "1"]
-    rows = run(snapshot_store, options)
+    ran = subprocess.run(
+        [sys.executable, "-c", COPIES, str(tmp_path), *options],
+        cwd=ROOT,
+        env=os.environ | {"RAY_TMPDIR": str(tmp_path_factory.mktemp("ray"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (path,) = tmp_path.iterdir()
+    rows: Rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [row["unit"] for row in rows] == ["ms"] * 5 + ["MB"] * 2
     assert all(row["value"] > 0 for row in rows[:6])
-    assert not ray.is_initialized()
