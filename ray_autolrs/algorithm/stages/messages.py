@@ -78,10 +78,13 @@ class Ready:
         step: the step.
         base_momentum: that of the task's optimizer, which an average may have turned off; None
             where nobody asks.
+        done_steps: steps of the next command that they need not take, because a checkpoint holds
+            the state after them.
     """
 
     step: int
     base_momentum: float | None = None
+    done_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,9 @@ Record = dict[str, Any]
 def event_record(before: RunState, event: Event, after: RunState) -> Record:
     """Return the record of an event that took the machine from ``before`` to ``after``."""
     match event:
-        case Ready(step, momentum):
+        case Ready(step, momentum, done_steps):
             told = {} if momentum is None else {"base_momentum": momentum}
-            return {"kind": "ready", "step": step, **told}
+            return {"kind": "ready", "step": step, "done_steps": done_steps, **told}
         case FinishRequested():
             return {"kind": "finish_requested"}
         case ProbeDone():
@@ -123,7 +123,11 @@ def record_event(record: Record) -> Event | None:
     """Return the event that a record tells, or None if it tells a decision."""
     match record["kind"]:
         case "ready":
-            return Ready(step=record["step"], base_momentum=record.get("base_momentum"))
+            return Ready(
+                step=record["step"],
+                base_momentum=record.get("base_momentum"),
+                done_steps=record.get("done_steps", 0),
+            )
         case "probe":
             return ProbeDone(
                 stage=record["stage"],
