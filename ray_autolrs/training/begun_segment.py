@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ray_autolrs.algorithm.stages.messages import Apply, Probe
+from ray_autolrs.algorithm.stages.messages import Address, Apply, Probe, address_of
 from ray_autolrs.training.best_weights import BestWeights
 from ray_autolrs.training.snapshot import Snapshot
 
@@ -75,12 +75,13 @@ class BegunSegment:
     end: Snapshot
     best: BestWeights = field(default_factory=BestWeights)
 
+    @property
+    def address(self) -> Address:
+        """The command's address."""
+        kind, stage, number = self.name["address"]
+        return kind, stage, number
+
 
 def command_name(command: Probe | Apply) -> dict[str, Any]:
-    """Return what tells a command from all others of its run, as plain data."""
-    match command:
-        case Probe(stage, index, segment):
-            told = {"kind": "probe", "stage": stage, "index": index}
-        case Apply(stage, segment, attempt):
-            told = {"kind": "apply", "stage": stage, "attempt": attempt}
-    return told | {"segment": segment.to_dict()}
+    """Return what tells a command from all others, those of other runs too, as plain data."""
+    return {"address": [*address_of(command)], "segment": command.segment.to_dict()}

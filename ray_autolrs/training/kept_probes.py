@@ -23,7 +23,7 @@ class KeptProbes:
     def keep(self, replica: Replica, probe: Probe, known: KnownSteps) -> None:
         """Keep the replica's state as the latest, and what was the latest if it is the best."""
         spare = self._latest
-        if self._latest is not None and self._latest.name["index"] == probe.best:
+        if self._latest is not None and self._latest.address[2] == probe.best:
             spare, self._best = self._best, self._latest
         end = spare.end if spare is not None else Snapshot()
         end.capture(replica, probe.segment.last_step + 1)
@@ -38,9 +38,6 @@ class KeptProbes:
     def state_for(self, apply: Apply) -> BegunSegment | None:
         """Return the end of the probe that the applied segment begins with, if it was kept."""
         for kept in (self._latest, self._best):
-            if kept is not None and (kept.name["stage"], kept.name["index"]) == (
-                apply.stage,
-                apply.best,
-            ):
+            if kept is not None and kept.address == ("probe", apply.stage, apply.best):
                 return kept
         return None

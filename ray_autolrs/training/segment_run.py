@@ -50,6 +50,7 @@ class SegmentRun:
     Attributes:
         command: as given.
         best: as given.
+        begun_steps: how many of its steps are not taken again.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class SegmentRun:
         self._eval_steps = eval_steps
         self._look_every = look_every
         self._share = share
-        self._begun = begun
+        self._begun_at = begun.end if begun is not None else None
         self._keeper = keeper
         known = begun.known if begun is not None else KnownSteps()
+        self.begun_steps = len(known.losses)
         self._losses = [*known.losses]
         self._evaluations = [*known.evaluations]
         self._skipped = set(known.skipped)
@@ -94,6 +96,18 @@ class SegmentRun:
             wall_s=time.perf_counter() - self._started_s,
         )
 
+    def loss_after(self, done: int) -> float | None:
+        """Return the validation loss after so many steps, if the latest one was taken there."""
+        steps, means = self._evaluations[-1] if self._evaluations else (-1, {})
+        return means["loss"] if steps == done else None
+
+    def best_so_far(self) -> BestWeights:
+        """Return the best weights among its evaluations, as they are now."""
+        best = BestWeights()
+        if self.best is not None:
+            best.take(self.best)
+        return best
+
     def to_its_end(self, progress: Progress) -> bool:
         """Take the steps that are left, and return whether the segment diverged."""
         engine, segment = self._engine, self.command.segment
@@ -103,9 +117,10 @@ class SegmentRun:
         engine.batches.begin(first_step, segment.last_step + 1, is_probe=is_probe)
         if engine.rehearse(first_step, self._share):
             self._start.restore(engine.replica)
-        if self._begun is not None:
-            self._begun.end.restore(engine.replica)
-        taken, every = len(self._losses), self._look_every
+        if self._begun_at is not None:
+            self._begun_at.restore(engine.replica)
+            self._begun_at = None  # It may hold much memory.
+        taken, every = self.begun_steps, self._look_every
         looks = {*range(every, segment.steps, every), segment.steps, *self._eval_steps}
         steps = SegmentSteps(
             engine, segment, self._share, self._start, self._losses, looks, self._skipped

@@ -27,8 +27,6 @@ def to_host(tensor: Tensor, reuse: Any) -> Tensor:
     """Copy to host memory; from a GPU into pinned memory, without waiting for it."""
     if not tensor.is_cuda:
         return within_device(tensor, reuse)
-    if not (
-        isinstance(reuse, Tensor) and (reuse.shape, reuse.dtype) == (tensor.shape, tensor.dtype)
-    ):
-        reuse = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return reuse.copy_(tensor.detach(), non_blocking=True)
+    fits = isinstance(reuse, Tensor) and (reuse.shape, reuse.dtype) == (tensor.shape, tensor.dtype)
+    held: Tensor = reuse if fits else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return held.copy_(tensor.detach(), non_blocking=True)
