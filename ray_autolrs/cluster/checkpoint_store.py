@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pyarrow import fs
 
 from ray_autolrs.cluster.checkpoint_files import (
     MANIFEST_FILE,
-    CheckedFile,
     DamagedCheckpointError,
     manifest,
     parse_manifest,
+    save_tensors,
 )
 from ray_autolrs.cluster.run_folder import RunFolder
 
@@ -178,9 +177,7 @@ class CheckpointStore:
         entries = {}
         for name, content in files.items():
             with self._opened(f"{path}/{name}") as stream:
-                file = CheckedFile(stream)
-                torch.save(content, file)  # type: ignore[arg-type]
-            entries[name] = file.entry
+                entries[name] = save_tensors(content, stream)
         with self._opened(f"{path}/{MANIFEST_FILE}") as stream:
             stream.write(manifest(place.step, entries, told))
 

@@ -103,11 +103,12 @@ class StateKeeper:
                 files[MODEL_FILE] = _in_host_memory(worker.replica.module.state_dict())
         copied_s = time.perf_counter() - started_s
         told = self._told(loss)
-        self._writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s, is_last))
+        self._writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s))
 
     def look(self, run: SegmentRun, done: int) -> None:
         """Store the state within a probe or a stage, if it is due; rank 0 alone calls it."""
         assert self._writer is not None, "rank 0 is the keeper"
+        self._writer.check()
         if run is not self._run:
             self._run, self._done = run, run.begun_steps
         is_due = self._times.is_due(time.monotonic(), done - self._done)
