@@ -5,9 +5,9 @@
 A model with Adam, 300 MB of state in 450 tensors, is trained in this process and stored within a
 stage, as a run does it; the write goes to a local disk from the background thread. Each repetition
 takes both times one after the other: how long a checkpoint holds up the training thread, and how
-long a copy of the same bytes within host memory takes, flat and tensor by tensor, into memory that
-was written before. ``ratio`` is the median of their ratios. ``write`` is the whole of a checkpoint
-until it is synced, and ``step`` an optimizer step while nothing, or a checkpoint, is written.
+long a copy of the same bytes within host memory takes, into memory that was written before.
+``ratio`` is that of the two; on a machine that others use, that of the thread's CPU times is
+steadier. ``write`` is a checkpoint until it is synced, and a step is an optimizer's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.measurement import Row, options, write_results
 from ray_autolrs import Checkpoints, TrainingTask, Validation
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply
-from ray_autolrs.cluster.checkpoint_store import CheckpointStore
+from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place
 from ray_autolrs.cluster.checkpoints import StateKeeper
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.training.collectives import Solo
@@ -63,77 +63,97 @@ class Wide(TrainingTask):
         return total * 1e-6
 
 
+class TimedStore(CheckpointStore):
+    """Notes how long each checkpoint takes to be written."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(folder, keep=1)
+        self.times_s: list[float] = []
+
+    def write(self, place: Place, files: Any, told: Any) -> None:
+        started_s = time.perf_counter()
+        super().write(place, files, told)
+        self.times_s.append(time.perf_counter() - started_s)
+
+
+class Timer:
+    """Times of this thread: by the clock, and on a CPU."""
+
+    def __init__(self) -> None:
+        self._started = (time.perf_counter(), time.thread_time())
+
+    def stop(self) -> tuple[float, float]:
+        wall_s, cpu_s = self._started
+        return time.perf_counter() - wall_s, time.thread_time() - cpu_s
+
+
 class Watched:
     """Asks the keeper at each look, and measures beside it.
 
     Args:
         keeper: stores the state at each look, unless it is still writing.
         worker: what is stored.
-        repetitions: checkpoints to take; the first ones, into fresh memory, are not counted.
-        warm_up: how many those are.
+        repetitions: checkpoints to measure, after some that write to fresh memory.
     """
 
-    def __init__(
-        self, keeper: StateKeeper, worker: Worker, repetitions: int, warm_up: int = 2
-    ) -> None:
-        self.times: dict[str, list[float]] = {}
+    def __init__(self, keeper: StateKeeper, worker: Worker, repetitions: int) -> None:
+        assert keeper.writer is not None
+        self.values: dict[str, list[float]] = {}
+        self.left = repetitions
+        self._warm_up = 2
         self._keeper = keeper
-        self._worker = worker
-        self._left = repetitions + warm_up
-        self._warm_up = warm_up
-        self._writer = keeper._writer
-        self._last_s = time.perf_counter()
-        self._was_writing = False
-        self._copies: list[tuple[Tensor, Tensor]] = []
+        self._writer = keeper.writer
+        self._timer = Timer()
+        self._was_writing = True
+        self._copies = _copies(worker)
 
     def look(self, run: SegmentRun, done: int) -> None:
-        assert self._writer is not None
-        now_s, is_writing = time.perf_counter(), not self._writer.is_idle
-        if self._warm_up <= 0 and is_writing == self._was_writing:
-            self._note("step while writing" if is_writing else "step", now_s - self._last_s)
-        if not is_writing and not self._was_writing and self._left > 0:
-            self._left -= 1
-            self._warm_up -= 1
+        step_s, _ = self._timer.stop()
+        is_writing = not self._writer.is_idle
+        if is_writing == self._was_writing and self._warm_up == 0:
+            self._note(
+                f"step while {'a checkpoint' if is_writing else 'nothing'} is written", step_s
+            )
+        # A step without a write between two checkpoints.
+        if not is_writing and not self._was_writing and self.left > 0:
             self._measure(run, done)
-        self._was_writing = not self._writer.is_idle
-        self._last_s = time.perf_counter()
+        self._was_writing = is_writing
+        self._timer = Timer()
 
     def _measure(self, run: SegmentRun, done: int) -> None:
-        flat_s, tensors_s = self._plain_copies()
-        started_s = time.perf_counter()
-        self._keeper.look(run, done)
-        blocked_s = time.perf_counter() - started_s
-        if self._warm_up < 0:
-            self._note("plain copy, flat", flat_s)
-            self._note("plain copy, tensor by tensor", tensors_s)
-            self._note("training stands still", blocked_s)
-            self._note("ratio", blocked_s / flat_s)
-            self._note("ratio to tensor by tensor", blocked_s / tensors_s)
-
-    def _plain_copies(self) -> tuple[float, float]:
-        if not self._copies:
-            replica = self._worker.replica
-            tensors = [parameter.data for parameter in replica.module.parameters()]
-            for state in replica.optimizer.state.values():
-                tensors += [value for value in state.values() if value.ndim]
-            self._copies = [(tensor, tensor.clone()) for tensor in tensors]
-            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-            self._flat = (flat, flat.clone())
-        started_s = time.perf_counter()
-        self._flat[1].copy_(self._flat[0])
-        flat_s = time.perf_counter() - started_s
+        timer = Timer()
         for source, target in self._copies:
             target.copy_(source)
-        return flat_s, time.perf_counter() - started_s - flat_s
+        copy_s, copy_cpu_s = timer.stop()
+        timer = Timer()
+        self._keeper.look(run, done)
+        pause_s, pause_cpu_s = timer.stop()
+        if self._warm_up > 0:
+            self._warm_up -= 1
+            return
+        self.left -= 1
+        self._note("plain copy", copy_s)
+        self._note("training stands still", pause_s)
+        self._note("ratio", pause_s / copy_s)
+        self._note("ratio of the thread's CPU times", pause_cpu_s / copy_cpu_s)
 
     def _note(self, what: str, value: float) -> None:
-        self.times.setdefault(what, []).append(value)
+        self.values.setdefault(what, []).append(value)
+
+
+def _copies(worker: Worker) -> list[tuple[Tensor, Tensor]]:
+    """Return all tensors of a worker's state, and as much memory that was written to."""
+    replica = worker.replica
+    tensors = [parameter.data for parameter in replica.module.parameters()]
+    for parameter in replica.module.parameters():
+        tensors += [torch.ones_like(parameter.data) for _ in range(2)]
+    return [(tensor, tensor.clone()) for tensor in tensors]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options(__doc__)
     parser.add_argument("--mb", type=float, default=300.0, help="size of the state (default: 300)")
-    parser.add_argument("--repetitions", type=int, default=9, help="(default: 9)")
+    parser.add_argument("--repetitions", type=int, default=15, help="(default: 15)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     settings = {"mb": arguments.mb, "repetitions": arguments.repetitions}
@@ -141,44 +161,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def rows(mb: float, repetitions: int) -> Iterator[Row]:
-    settings = TrainingSettings(
-        divergence_check_steps=1, validation=Validation(keep_best=False, probe_samples=1)
-    )
+    """Yield a row for each thing that is measured."""
+    validation = Validation(keep_best=False, probe_samples=1)
+    settings = TrainingSettings(divergence_check_steps=1, validation=validation)
     worker = Worker(Wide(mb), settings, Solo(), torch.device("cpu"))
     worker.take_snapshot(0)
-    writes: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        store = CheckpointStore(RunFolder(folder, "run"), keep=1)
+        store = TimedStore(RunFolder(folder, "run"))
         with StateKeeper(worker, store, Checkpoints(every_steps=1)) as keeper:
             keeper.save_stage(None, is_last=False)
-            keeper._times.written = writes.append  # type: ignore[method-assign]
-            assert keeper._writer is not None
-            keeper._writer._written = writes.append
-            keeper._writer.flush()
-            watched = Watched(keeper, worker, repetitions)
-            worker.keeper = watched
-            first = 0
-            while watched._left > 0 or not keeper._writer.is_idle:
+            worker.keeper = watched = Watched(keeper, worker, repetitions)
+            while watched.left > 0:
                 worker.run_apply(Apply(1, Segment(0, 49, 1e-4)), lambda steps, loss: None)
-                first += 1
-    for what, values in watched.times.items():
-        is_ratio = what.startswith("ratio")
-        yield {
-            "what": what,
-            "median": round(statistics.median(values) * (1 if is_ratio else 1000), 3),
-            "lowest": round(min(values) * (1 if is_ratio else 1000), 3),
-            "highest": round(max(values) * (1 if is_ratio else 1000), 3),
-            "unit": "" if is_ratio else "ms",
-            "number": len(values),
+    values = watched.values | {"write, in the background": store.times_s[1:]}
+    for what, measured in values.items():
+        unit, factor = ("", 1) if what.startswith("ratio") else ("ms", 1000)
+        found = {
+            "median": statistics.median(measured),
+            "lowest": min(measured),
+            "highest": max(measured),
         }
-    yield {
-        "what": "write, in the background",
-        "median": round(1000 * statistics.median(writes), 3),
-        "lowest": round(1000 * min(writes), 3),
-        "highest": round(1000 * max(writes), 3),
-        "unit": "ms",
-        "number": len(writes),
-    }
+        rounded = {name: round(value * factor, 2) for name, value in found.items()}
+        yield {"what": what, **rounded, "unit": unit, "number": len(measured)}
 
 
 if __name__ == "__main__":

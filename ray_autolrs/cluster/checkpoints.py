@@ -35,6 +35,9 @@ class StateKeeper:
         worker: whose state it is; all workers of the group have one.
         store: where to.
         settings: when.
+
+    Attributes:
+        writer: on rank 0, within the context; else None.
     """
 
     def __init__(self, worker: Worker, store: CheckpointStore, settings: Checkpoints) -> None:
@@ -42,7 +45,7 @@ class StateKeeper:
         self._store = store
         self._settings = settings
         self._times = CheckpointTimes(settings, time.monotonic())
-        self._writer: CheckpointWriter | None = None
+        self.writer: CheckpointWriter | None = None
         self._number = 0
         self._lowest_loss = math.inf
         self._run: SegmentRun | None = None
@@ -53,7 +56,7 @@ class StateKeeper:
             self._number = self._store.last_number()
             if self._settings.best:
                 self._lowest_loss = self._store.lowest_loss()
-            self._writer = CheckpointWriter(self._store, self._times.written)
+            self.writer = CheckpointWriter(self._store, self._times.written)
             self._worker.keeper = self
         return self
 
@@ -64,13 +67,13 @@ class StateKeeper:
         traceback: TracebackType | None,
     ) -> None:
         self._worker.keeper = None
-        if self._writer is None:
+        if self.writer is None:
             return
         try:
             if error is None:
-                self._writer.flush()
+                self.writer.flush()
         finally:
-            self._writer.close()
+            self.writer.close()
 
     def save_stage(self, loss: float | None, *, is_last: bool) -> None:
         """Store the state that a stage begins with. All workers call it, in that state.
@@ -87,7 +90,7 @@ class StateKeeper:
         step = worker.snapshot.step
         position = worker.engine.batches.position(step)
         positions = [] if position is None else worker.group.gather(position)
-        if self._writer is None:
+        if self.writer is None:
             return
         started_s = time.perf_counter()
         copy = self._copied(step)
@@ -103,23 +106,23 @@ class StateKeeper:
                 files[MODEL_FILE] = _in_host_memory(worker.replica.module.state_dict())
         copied_s = time.perf_counter() - started_s
         told = self._told(loss)
-        self._writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s))
+        self.writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s))
 
     def look(self, run: SegmentRun, done: int) -> None:
         """Store the state within a probe or a stage, if it is due; rank 0 alone calls it."""
-        assert self._writer is not None, "rank 0 is the keeper"
-        self._writer.check()
+        assert self.writer is not None, "rank 0 is the keeper"
+        self.writer.check()
         if run is not self._run:
             self._run, self._done = run, run.begun_steps
         is_due = self._times.is_due(time.monotonic(), done - self._done)
         self._done = done
         loss = run.loss_after(done)
         is_better = self._settings.best and loss is not None and loss < self._lowest_loss
-        if (is_due or is_better) and self._writer.is_idle:
+        if (is_due or is_better) and self.writer.is_idle:
             self._save_within(run, done, loss)
 
     def _save_within(self, run: SegmentRun, done: int, loss: float | None) -> None:
-        assert self._writer is not None
+        assert self.writer is not None
         started_s = time.perf_counter()
         start, name = self._worker.snapshot.step, command_name(run.command)
         copy = self._copied(start + done)
@@ -127,7 +130,7 @@ class StateKeeper:
         copied_s = time.perf_counter() - started_s
         self._number += 1
         told = self._told(loss) | {"command": name, "done_steps": done}
-        self._writer.submit(Draft(Place(start, self._number), copy, files, told, copied_s))
+        self.writer.submit(Draft(Place(start, self._number), copy, files, told, copied_s))
 
     def _told(self, loss: float | None) -> dict[str, Any]:
         """Return what a manifest says of a validation loss."""
@@ -138,8 +141,8 @@ class StateKeeper:
 
     def _copied(self, step: int) -> Snapshot:
         """Return a copy of the replica's state before a step."""
-        assert self._writer is not None
-        copy = self._writer.free_copy()
+        assert self.writer is not None
+        copy = self.writer.free_copy()
         copy.capture(self._worker.replica, step)
         self._times.begun(time.monotonic())
         return copy
