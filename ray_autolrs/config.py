@@ -212,6 +212,7 @@ class AutoLRSConfig:
             averaging=self.averaging,
             validation=self.validation,
             divergence_check_steps=self.divergence_check_steps,
+            follows_path=self.search.reads_directness,
         )
 
     def _resolved_parts(self, global_batch_size: int) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Engine:
         averaging: the average of the weights that evaluations look at, resolved; None has none.
         num_workers: workers whose micro-batches a global batch is cut into; None is the group's
             size.
+        follows_path: whether to follow how far the weights come.
 
     Attributes:
         group: as given.
@@ -87,6 +88,7 @@ class Engine:
         seed: int,
         averaging: Averaging | None = None,
         num_workers: int | None = None,
+        follows_path: bool = False,
     ) -> None:
         task.check_settings()
         micro_batch_size = task.resolved_micro_batch_size(num_workers or group.size)
@@ -102,7 +104,7 @@ class Engine:
                 seed=seed,
                 pin_memory=device.type == "cuda",
             )
-        self.replica = Replica(task, group, device, seed, averaging)
+        self.replica = Replica(task, group, device, seed, averaging, follows_path=follows_path)
         share = self.batches.micro_batches // group.size
         self.together = Share(group, range(group.rank * share, (group.rank + 1) * share))
         self.alone = Share(Solo(), range(self.batches.micro_batches))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.search.strategy import RunFacts, SearchStrategy

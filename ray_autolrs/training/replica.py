@@ -28,6 +28,7 @@ from ray_autolrs.training.data_parallel import averages_gradients, data_parallel
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
+from ray_autolrs.training.weight_path import WeightPath
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class Replica:
         seed: seeds the model's initial weights, and its random numbers in each step.
         averaging: the average of the weights that is kept, resolved; None keeps none, except
             for an optimizer that averages in its own steps.
+        follows_path: whether to follow how far the weights come.
+
+    Attributes:
+        path: of the weights; None where nobody follows it.
 
     Raises:
         ValueError: one of the task's settings is out of its range, its parts are refused, or the
@@ -57,6 +62,8 @@ class Replica:
         device: torch.device,
         seed: int,
         averaging: Averaging | None = None,
+        *,
+        follows_path: bool = False,
     ) -> None:
         task.check_settings()
         self.task = task
@@ -73,6 +80,7 @@ class Replica:
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
         self.average = self._build_average(averaging)
+        self.path = WeightPath(self.average.optimizer) if follows_path else None
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
         is_live = averages_gradients(self.module) or self._own_step is not None
@@ -150,6 +158,8 @@ class Replica:
         self.scaler.step(self.average.optimizer)
         self.scaler.update()
         self.average.update()
+        if self.path is not None:
+            self.path.take_in()
 
     @property
     def can_look_back(self) -> bool:

@@ -51,9 +51,11 @@ class TrainingSettings:
         averaging: average of the weights that the model is judged at.
         validation: when and on what it is validated.
         divergence_check_steps: steps between looks at the losses.
+        follows_path: whether the search asks how straight the way of the weights is.
     """
 
     seed: int = 0
     averaging: Averaging | None = None
     validation: Validation = field(default=Validation(probe_samples=512))
     divergence_check_steps: int = 10
+    follows_path: bool = False

@@ -4,7 +4,7 @@ Restored, bit for bit
     parameters and buffers (non-persistent ones too), and modules' extra state
     optimizer state (of parameters, and what lies beside it) and every parameter group's
     hyperparameters
-    the average of the weights
+    the average of the weights, and the path of the weights where it is followed
     gradient scaler
     random states of Python, NumPy, PyTorch on the CPU and on the replica's GPU
     data position: the step, from which batches are addressed
@@ -84,6 +84,10 @@ class Snapshot:
                 ],
                 "updates": replica.average.updates,
             },
+            "path": [
+                self._copy(tensor, before)
+                for tensor, before in zip_longest(_path_tensors(replica), old.get("path", []))
+            ],
             "scaler": replica.scaler.state_dict(),
             "random": random_states([replica.device]),
         }
@@ -104,6 +108,8 @@ class Snapshot:
             replica.module.get_submodule(name).set_extra_state(copy.deepcopy(extra))
         restore_state(replica.optimizer, state["optimizer"])
         _restore_average(replica.average, state["average"])
+        for tensor, value in zip(_path_tensors(replica), state["path"], strict=True):
+            tensor.copy_(value)
         replica.clear_gradients()
         if replica.scaler.is_enabled():
             replica.scaler.load_state_dict(state["scaler"])
@@ -181,6 +187,10 @@ def _extra_state(module: nn.Module) -> dict[str, Any]:
         for name, submodule in module.named_modules()
         if type(submodule).get_extra_state is not nn.Module.get_extra_state
     }
+
+
+def _path_tensors(replica: Replica) -> list[Tensor]:
+    return [] if replica.path is None else replica.path.tensors
 
 
 def _restore_average(average: WeightAverage, saved: State) -> None:

@@ -75,6 +75,7 @@ class Worker:
             seed=settings.seed,
             averaging=settings.averaging,
             num_workers=num_workers,
+            follows_path=settings.follows_path,
         )
         if isinstance(self.engine.batches, StreamBatches):
             # Steps since the last look at the losses may be taken, or looked at, again.
@@ -220,6 +221,7 @@ class Worker:
             ),
             reused_steps=known.reused_steps,
             skipped_steps=len(known.skipped),
+            directness=None if self.replica.path is None else self.replica.path.directness(),
         )
 
     def _begun_of(self, command: Probe | Apply) -> BegunSegment | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_autolrs.algorithm.forecast.forecaster import Forecast
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.schedules.stage_plan import Stage, Stages
 from ray_autolrs.algorithm.search.bracket import Bracket

@@ -88,7 +88,7 @@ class Bracket(SearchStrategy):
     end. Ours (measured)."""
 
     research: Research | None = field(default=Research())
-    """How a later stage is searched again where a forecast says that it pays. None never does."""
+    """How a later stage is searched again where the LR looks too low. None never does."""
 
     accepts_guess: ClassVar[bool] = True
 
@@ -103,12 +103,14 @@ class Bracket(SearchStrategy):
         >>> Bracket().resolve(RunFacts(total_steps=2300, lr=0.1)).probe_steps
         50
         """
-        rule = "must be None with Warmup(lr=...): its forecast reads a run from the first step on"
-        check(self, "research", self.research is None or facts.first_step == 0, rule)
         if self.probe_steps is not None:
             return self
         total = facts.total_steps
         return replace(self, probe_steps=100 if total is None else min(100, max(12, total // 46)))
+
+    @property
+    def reads_directness(self) -> bool:
+        return self.research is not None
 
     @property
     def most_parallel_probes(self) -> int:
@@ -168,8 +170,9 @@ class Bracket(SearchStrategy):
     ) -> Candidate | None:
         if self.research is None:
             return None
-        grid = lr_grid(context.facts.lr)
-        return self.research.suggest(context, (grid[0], grid[-1]), len(told) + len(running))
+        lr = context.facts.lr
+        highest_lr = lr[1] if isinstance(lr, tuple) else lr_grid(lr)[-1]
+        return self.research.suggest(context, highest_lr, told, running)
 
     def _probe(self, lr: float, facts: RunFacts) -> Candidate:
         steps = self._candidate_steps(facts)

@@ -1,56 +1,57 @@
-"""Re-search: whether the LR of a run under way is worth searching again, and what is tried.
+"""Re-search: whether the LR of a run under way is too low, and how far it is raised.
 
 Symbols
     η     peak learning rate (LR) in use
-    f     ``factor`` or 1 / ``factor``
-    G_f   what the run's end gains if the rest of it is at f·η: forecast, with its error σ_f, from
-          all losses so far (:mod:`ray_autolrs.algorithm.forecast.spectral`)
-    C     what the probe's steps would gain if they were applied instead: forecast likewise
+    d     directness of the way of the weights so far, |z_n - z_0| / √(Σ |z_t - z_(t-1)|²)
+          (:mod:`ray_autolrs.training.weight_path`): 1 for a random walk
+    Z_k   validation loss, at the averaged weights, at the end of a probe at factor^k · η
+    L_0   training loss before the first step
 
-At the start of RESEARCHED_STAGE the f with the largest G_f - σ_f is tried, if that is more than C,
-and at the next ones as long as η moves. Two probes begin from the stage's snapshot: one at η,
-which the stage goes on from if it wins, so that it costs nothing, and one at f·η. The second wins
-if it ends lower by ``hysteresis`` of the loss gained since the start.
+Short probes from the first step prefer LRs that are too low where a model first has to leave what
+it knows (fine-tuning), where its first steps are its most fragile ones, and where it begins on a
+plateau. Their loss does not tell it, but the way of the weights does: at an LR that suits the run
+they begin to wander, and d is below 1 by the end of a warm-up of a fifth of the run; at one that
+is too low they still go straight.
 
-The forecast misses some wrong LRs and doubts some right ones; the probes then settle it. Probes of
-a twentieth of the run, judged at the averaged weights, never chose an LR that ended worse in our
-runs (bench/NOTES.md). The forecast takes 0.2 ms for each step of the run.
+So at the start of RESEARCHED_STAGE, where d > ``least_directness``, probes begin from the stage's
+snapshot: one at η, which the stage goes on from if it wins, so that it costs nothing, and one at
+factor · η. A higher LR wins if its Z is lower than that of the one before by more than
+``hysteresis`` times the smaller of that Z and of what has been gained, L_0 - Z; while it wins, the
+next higher one is tried. The same is done at the next stages as long as η moves.
+
+There is no way down: LRs too high by 4 have never been won back by a lower one in our runs, and
+half an LR that is right looks better for long (bench/NOTES.md).
+
+Source: ours, from runs of 39 tasks that went on with half, the same and twice the LR
+(``bench.lr_forks``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ray_autolrs.algorithm.field_checks import check, is_number
-from ray_autolrs.algorithm.forecast.loss_curves import LossCurve
-from ray_autolrs.algorithm.forecast.spectral import TRUSTED_POINTS, fit_spectral
-from ray_autolrs.algorithm.schedules.shapes import Shape
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
-from ray_autolrs.algorithm.search.strategy import (
-    Candidate,
-    Observation,
-    PastStage,
-    RunFacts,
-    StageContext,
-)
+from ray_autolrs.algorithm.search.strategy import Candidate, Observation, StageContext
 
 RESEARCHED_STAGE = 3
-"""Begins at 18% of a run, when the LR has risen. A look at the next one, at 42%, tried other LRs
-beside good ones more often, and where this one had tried none it found none."""
+"""Begins at 18% of a run, when the LR has risen."""
 
 LAST_RESEARCHED_STAGE = 5
 """Begins at 67%; after it too little is left to gain."""
 
+MOST_RAISES = 3
+"""In one stage: each costs a probe."""
+
 SMALLEST_FACTOR = 1.5
-"""The grid's end may be nearer than ``factor``; what is nearer than this is not tried."""
+"""The interval's end may be nearer than ``factor``; what is nearer than this is not tried."""
 
-MOST_PROBE_STEPS = 120
-"""Most steps of a probe, as long as that is not less than LEAST_PROBE_FRACTION of the run."""
+MOST_PROBE_STEPS = 150
+"""Most steps of a probe, as long as that is not less than LEAST_PROBE_FRACTION of the run. A raise
+first costs and then gains: probes of 100 of 2300 steps missed half as many as those of 50."""
 
-PROBE_FRACTION = 0.05
+PROBE_FRACTION = 0.06
 LEAST_PROBE_FRACTION = 0.025
 
 
@@ -62,52 +63,81 @@ class Research:
         ValueError: a field is out of its range.
     """
 
-    factor: float = 3.0
-    """How far an LR is tried from the one in use. Ours: about the distance of the first LRs."""
+    factor: float = 2.0
+    """How far a higher LR is from the one before. Ours (measured)."""
+
+    least_directness: float = 1.2
+    """How direct the way of the weights must have been for a higher LR to be tried; the square
+    root of the steps is the most that it can be. 0 always tries one. Ours (measured)."""
 
     hysteresis: float = 0.002
-    """Part of the loss gained so far by which another LR must win. Ours."""
+    """Part of the loss, or of the loss gained if that is less, by which a higher LR must win.
+    Ours."""
 
     def __post_init__(self) -> None:
         rule = f"must be a number of at least {SMALLEST_FACTOR}"
         holds = is_number(self.factor) and self.factor >= SMALLEST_FACTOR
         check(self, "factor", holds, rule)
+        holds = is_number(self.least_directness) and self.least_directness >= 0
+        check(self, "least_directness", holds, "must be finite and not negative")
         holds = is_number(self.hysteresis) and 0 <= self.hysteresis < 1
         check(self, "hysteresis", holds, "must lie in [0, 1)")
 
     def suggest(
-        self, context: StageContext, interval: tuple[float, float], asked: int
+        self,
+        context: StageContext,
+        highest_lr: float,
+        told: Sequence[Observation],
+        running: Sequence[float],
     ) -> Candidate | None:
-        """Return the next probe of a stage that is not the first; None where it is not worth one.
+        """Return the next probe of a stage that is not the first, or None.
 
         Args:
             context: the stage.
-            interval: the smallest and the largest LR that may be tried.
-            asked: probes of the stage that were asked before.
+            highest_lr: the largest LR that may be tried.
+            told: the stage's observations, in the order asked.
+            running: LRs whose results are not known yet.
         """
-        lrs = self.lrs_to_try(context, interval)
+        lrs = self.lrs_to_try(context, highest_lr)
+        asked = len(told) + len(running)
         if asked >= len(lrs):
+            return None
+        if asked >= 2 and (running or self.winner(context, told) < asked - 1):
             return None
         steps = probe_steps(context.facts.total_steps, context.stage)
         return Candidate(lrs[asked], steps, 1, context.facts.shape)
 
-    def lrs_to_try(self, context: StageContext, interval: tuple[float, float]) -> tuple[float, ...]:
-        """Return the LR in use and the one to try beside it; none where it is not worth a probe."""
-        stage, facts = context.stage, context.facts
+    def lrs_to_try(self, context: StageContext, highest_lr: float) -> tuple[float, ...]:
+        """Return the LR in use and the higher ones; none where the way has not been straight."""
+        stage, past = context.stage, context.past
         if not RESEARCHED_STAGE <= stage.number <= LAST_RESEARCHED_STAGE:
             return ()
-        if stage.number > RESEARCHED_STAGE and context.past[-1].peak_lr == context.past[-2].peak_lr:
+        if stage.number > RESEARCHED_STAGE and past[-1].peak_lr == past[-2].peak_lr:
             return ()
-        other = _other_lr(self.factor, interval, facts, context.past, stage)
-        return () if other is None else (context.past[-1].peak_lr, other)
+        directness = past[-1].directness
+        if directness is None or directness <= self.least_directness:
+            return ()
+        lrs = [past[-1].peak_lr]
+        while len(lrs) <= MOST_RAISES:
+            higher = min(self.factor * lrs[-1], highest_lr)
+            if higher < SMALLEST_FACTOR * lrs[-1]:
+                break
+            lrs.append(higher)
+        return tuple(lrs) if len(lrs) > 1 else ()
 
     def winner(self, context: StageContext, results: Sequence[Observation]) -> int:
-        """Return the place of the LR to go on with: 1, the other one, if it won clearly."""
-        now, *others = [result.forecast for result in results]
-        if now is None or not others or others[0] is None:
-            return 0
-        gained = max(0.0, context.initial_loss - now.loss)
-        return int(now.loss - others[0].loss > self.hysteresis * gained)
+        """Return the place of the LR to go on with: the highest that won over the one before."""
+        won = 0
+        for place in range(1, len(results)):
+            before, higher = results[place - 1].forecast, results[place].forecast
+            if before is None or higher is None:
+                break
+            gained = max(0.0, context.initial_loss - before.loss)
+            margin = self.hysteresis * min(gained, abs(before.loss))
+            if not before.loss - higher.loss > margin:
+                break
+            won = place
+        return won
 
 
 def probe_steps(total_steps: int | None, stage: Stage) -> int:
@@ -115,62 +145,8 @@ def probe_steps(total_steps: int | None, stage: Stage) -> int:
 
     >>> stage = Stage(3, first_step=180, steps=600)
     >>> [probe_steps(total, stage) for total in (1000, 2300, 20_000)]
-    [50, 115, 500]
+    [60, 138, 500]
     """
     run_steps = total_steps or 2 * stage.first_step
     steps = min(round(PROBE_FRACTION * run_steps), MOST_PROBE_STEPS)
     return min(stage.steps, max(1, steps, round(LEAST_PROBE_FRACTION * run_steps)))
-
-
-@lru_cache(maxsize=8)
-def _other_lr(
-    factor: float,
-    interval: tuple[float, float],
-    facts: RunFacts,
-    past: tuple[PastStage, ...],
-    stage: Stage,
-) -> float | None:
-    """Return the LR that promises more than the forecast's error and a probe's steps."""
-    if stage.first_step < TRUSTED_POINTS:
-        return None
-    shape = facts.shape
-    # Without a known end, as much again is looked forward to.
-    end = facts.total_steps or 2 * stage.first_step
-    model = fit_spectral(_curves(shape, past), facts.interpolation, end)
-    now = past[-1].peak_lr
-    factors = [shape.factor(step) for step in range(stage.first_step, end)]
-    low, high = interval
-    bounded = [min(max(lr, low), high) for lr in (now / factor, now * factor)]
-    others = [lr for lr in bounded if abs(math.log(lr / now)) >= math.log(SMALLEST_FACTOR)]
-    going_on = [now * part for part in factors]
-    # Where a probe would take all that is left, there is nothing to say what it costs.
-    shortened = going_on[probe_steps(facts.total_steps, stage) :] or going_on
-    options = [shortened, *([lr * part for part in factors] for lr in others)]
-    shorter, *gains = model.gains(options, instead_of=going_on)
-    cost = max(0.0, -shorter.loss)
-    promises = {
-        lr: gain.loss - gain.std
-        for lr, gain in zip(others, gains, strict=True)
-        if gain.trusted and gain.loss - gain.std > cost
-    }
-    return max(promises, key=promises.__getitem__, default=None)
-
-
-def _curves(shape: Shape, past: Sequence[PastStage]) -> list[LossCurve]:
-    curves: list[LossCurve] = []
-    for done in past:
-        first = done.stage.first_step
-        curves.append(_curve(done.peak_lr, shape, done.training_losses, first, is_probe=False))
-        curves += [
-            _curve(result.peak_lr, result.shape, result.training_losses, first, is_probe=True)
-            for result in done.results
-            if result.training_losses
-        ]
-    return curves
-
-
-def _curve(
-    lr: float, shape: Shape, losses: tuple[float, ...], first: int, *, is_probe: bool
-) -> LossCurve:
-    lrs = tuple(lr * shape.factor(step) for step in range(first, first + len(losses)))
-    return LossCurve(lrs, losses, first, is_probe)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 from ray_autolrs.algorithm.forecast.forecaster import Forecast
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import Flat, Shape
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
@@ -116,12 +116,15 @@ class PastStage:
         peak_lr: the LR that was applied.
         results: its judged probes, in the order asked; empty if it was not searched.
         training_losses: loss of each step.
+        directness: how straight the way of the weights was from the run's start to the stage's
+            end (:mod:`ray_autolrs.training.weight_path`); None where it is not known.
     """
 
     stage: Stage
     peak_lr: float
     results: tuple[Observation, ...]
     training_losses: tuple[float, ...] = ()
+    directness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,11 @@ class SearchStrategy(ABC):
             ValueError: as said.
         """
         return
+
+    @property
+    def reads_directness(self) -> bool:
+        """Whether it asks for the directness of past stages."""
+        return False
 
     @property
     def most_parallel_probes(self) -> int:

@@ -214,7 +214,9 @@ def _apply_done(
             if event.diverged:  # What was known of later stages does not follow from another LR.
                 state = replace(state, phase=choose_another(plan, state, phase), ahead=())
                 return state, outstanding(state)
-            applied = replace(phase, training_losses=event.training_losses)
+            applied = replace(
+                phase, training_losses=event.training_losses, directness=event.directness
+            )
             state = replace(state, past=(*state.past, applied))
             return _open_stage(plan, state, previous=stage)
         case _:

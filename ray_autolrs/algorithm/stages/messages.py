@@ -151,6 +151,8 @@ class ApplyDone:
         reused_steps: the first of its steps, which were not taken again, because the probe with
             the same LRs had taken them.
         skipped_steps: as for a probe.
+        directness: how straight the way of the weights was from the run's first step on
+            (:mod:`ray_autolrs.training.weight_path`); None where nobody follows it.
     """
 
     stage: int
@@ -161,6 +163,7 @@ class ApplyDone:
     evaluations: tuple[tuple[int, str, float], ...] = ()
     reused_steps: int = 0
     skipped_steps: int = 0
+    directness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class Applying:
         attempt: how often the stage was applied before, with LRs that diverged.
         is_closing: whether it is the one in which a run without a known end falls.
         training_losses: loss of each step, once it has been applied.
+        directness: of the way of the weights up to its end, where that is followed.
     """
 
     stage: Stage
@@ -79,6 +80,7 @@ class Applying:
     attempt: int = 0
     is_closing: bool = False
     training_losses: tuple[float, ...] = ()
+    directness: float | None = None
 
     @property
     def best(self) -> int | None:

@@ -85,6 +85,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "reused_steps": event.reused_steps,
                 "skipped_steps": event.skipped_steps,
                 "wall_s": event.wall_s,
+                "directness": event.directness,
                 "evaluations": [
                     [step, name, _finite(value)] for step, name, value in event.evaluations
                 ],
@@ -154,6 +155,7 @@ def record_event(record: Record) -> Event | None:
                 ),
                 reused_steps=record["reused_steps"],
                 skipped_steps=record.get("skipped_steps", 0),
+                directness=record.get("directness"),
             )
         case "finish_requested":
             return FinishRequested()

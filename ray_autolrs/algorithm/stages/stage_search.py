@@ -60,7 +60,13 @@ def search_on(plan: RunPlan, state: RunState, phase: Probing) -> RunState:
 def stage_context(plan: RunPlan, state: RunState, stage: Stage) -> StageContext:
     """Return what a strategy may look at in a stage."""
     past = tuple(
-        PastStage(phase.stage, phase.segment.peak_lr, phase.results, phase.training_losses)
+        PastStage(
+            phase.stage,
+            phase.segment.peak_lr,
+            phase.results,
+            phase.training_losses,
+            phase.directness,
+        )
         for phase in state.past
         if isinstance(phase, Applying)
     )

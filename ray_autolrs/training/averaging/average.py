@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ray_autolrs.algorithm.field_checks import check_integer
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from ray_autolrs.algorithm.field_checks import check, check_fraction, is_number
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.training.averaging.average import Averaging
 
 if TYPE_CHECKING:

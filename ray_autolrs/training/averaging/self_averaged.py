@@ -9,7 +9,7 @@ from typing import Any, cast, final
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.training.averaging.average import STEPS, kept, parameters_of
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.search.bracket import Bracket, lr_grid, weighted_mean_lr
 from ray_autolrs.algorithm.search.strategy import MOST_RETREATS, Choice, Observation

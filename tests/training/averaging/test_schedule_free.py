@@ -6,7 +6,7 @@ import pytest
 import torch
 from schedulefree import ScheduleFreeWrapper, SGDScheduleFree
 
-from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
+from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.random_streams import Stream, seed_everything
 from ray_autolrs.training.worker import Worker
