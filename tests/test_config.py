@@ -115,10 +115,6 @@ def test_fields_of_its_own_are_checked(values, message):
             lambda: paper(stages=Stages(first_steps=70, longest_steps=70)),
             r"GaussianProcess.probe_fraction=0.1 gives probes of 7 steps in a stage of 70",
         ),
-        (
-            lambda: default(warmup=Warmup(steps=10, lr=0.1)),
-            r"Bracket.research=.* must be None with Warmup\(lr=...\)",
-        ),
     ],
 )
 def test_parts_must_agree(build, message):
@@ -152,6 +148,10 @@ def test_parts_must_agree(build, message):
             r"Bracket.research=True must be None or a Research",
         ),
         (lambda: Research(factor=1.0), r"Research.factor=1.0 must be a number of at least 1.5"),
+        (
+            lambda: Research(least_directness=-1),
+            r"Research.least_directness=-1 must be finite and not negative",
+        ),
         (lambda: Research(hysteresis=-1), r"Research.hysteresis=-1 must lie in \[0, 1\)"),
         (lambda: GaussianProcess(probes=0), r"GaussianProcess.probes=0 must be an integer of at"),
         (
@@ -400,7 +400,12 @@ def test_stored_settings_are_plain_and_tagged():
     assert stored["settings"]["search"] == {
         "type": "Bracket",
         "probe_steps": 21,
-        "research": {"type": "Research", "factor": 3.0, "hysteresis": 0.002},
+        "research": {
+            "type": "Research",
+            "factor": 2.0,
+            "least_directness": 1.2,
+            "hysteresis": 0.002,
+        },
     }
     assert stored["settings"]["lr"] == [1e-3, 1.0]
 

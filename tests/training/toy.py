@@ -123,7 +123,11 @@ class Augmented(Dataset[Any]):
 
 
 def settings(
-    averaging: Averaging | None = None, *, divergence_check_steps: int = 10, **validation: Any
+    averaging: Averaging | None = None,
+    *,
+    divergence_check_steps: int = 10,
+    follows_path: bool = False,
+    **validation: Any,
 ) -> TrainingSettings:
     """Return settings as a run's config resolves them; the last weights count as the best."""
     batch = ToyTask.global_batch_size
@@ -131,6 +135,7 @@ def settings(
         averaging=averaging.resolve(batch) if averaging else None,
         validation=Validation(**{"keep_best": False, **validation}).resolve(batch),
         divergence_check_steps=divergence_check_steps,
+        follows_path=follows_path,
     )
 
 

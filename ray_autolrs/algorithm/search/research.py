@@ -47,11 +47,11 @@ MOST_RAISES = 3
 SMALLEST_FACTOR = 1.5
 """The interval's end may be nearer than ``factor``; what is nearer than this is not tried."""
 
-MOST_PROBE_STEPS = 150
+MOST_PROBE_STEPS = 120
 """Most steps of a probe, as long as that is not less than LEAST_PROBE_FRACTION of the run. A raise
 first costs and then gains: probes of 100 of 2300 steps missed half as many as those of 50."""
 
-PROBE_FRACTION = 0.06
+PROBE_FRACTION = 0.05
 LEAST_PROBE_FRACTION = 0.025
 
 
@@ -145,7 +145,7 @@ def probe_steps(total_steps: int | None, stage: Stage) -> int:
 
     >>> stage = Stage(3, first_step=180, steps=600)
     >>> [probe_steps(total, stage) for total in (1000, 2300, 20_000)]
-    [60, 138, 500]
+    [50, 115, 500]
     """
     run_steps = total_steps or 2 * stage.first_step
     steps = min(round(PROBE_FRACTION * run_steps), MOST_PROBE_STEPS)

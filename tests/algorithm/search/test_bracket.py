@@ -125,13 +125,6 @@ def test_steps_of_a_probe_follow_the_run(total_steps, steps):
     assert Bracket(probe_steps=9).resolve(facts) == Bracket(probe_steps=9)
 
 
-def test_re_search_is_refused_where_its_forecast_cannot_read_the_run():
-    late = run_facts(first_step=10)
-    with pytest.raises(ValueError, match=r"Bracket\.research=.* must be None with Warmup\(lr="):
-        Bracket().resolve(late)
-    assert Bracket(research=None).resolve(late).probe_steps == 43
-
-
 @pytest.mark.parametrize(
     ("lr_min", "lr_max", "count"), [(0.1, 0.2, 3), (0.01, 0.1, 3), (1e-3, 1.0, 6), (1e-4, 3e-2, 5)]
 )

@@ -1,11 +1,10 @@
-"""When a later stage is searched, on simulated quadratics, and what the probes then decide."""
+"""When a later stage is searched again, what is tried, and what the probes then decide."""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import math
 
-import numpy as np
 import pytest
 
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
@@ -13,6 +12,7 @@ from ray_autolrs.algorithm.schedules.stage_plan import Stage, Stages, plan_stage
 from ray_autolrs.algorithm.search.bracket import Bracket
 from ray_autolrs.algorithm.search.research import (
     LAST_RESEARCHED_STAGE,
+    MOST_RAISES,
     RESEARCHED_STAGE,
     Research,
     probe_steps,
@@ -20,66 +20,61 @@ from ray_autolrs.algorithm.search.research import (
 from ray_autolrs.algorithm.search.strategy import Choice, PastStage, StageContext
 from tests.algorithm.made_up_runs import result, run_facts
 
-CURVATURES = np.geomspace(1e-4, 1.0, 100)
-START = CURVATURES**-0.4
-GOOD_LR = 0.1
+NOW = 0.1
 INTERVAL = (1e-4, 10.0)
-RESEARCH = Research()
-FACTOR = 3.0
-"""Of the default."""
-
 STAGES = Stages().resolve(1000)
 SHAPE = WarmupStableDecay(0, None, 200, 0, 0.5)
+STRAIGHT = 1.3
+RESEARCH = Research()
+SEARCH = Bracket(probe_steps=21)
 
 
-@functools.cache
-def simulated(lr, noise, stage=RESEARCHED_STAGE, moved=False, stages=STAGES, total_steps=1000):
-    """The context of a stage after Schedule-Free SGD on a quadratic at one LR, or at two."""
-    generator = np.random.default_rng(0)
-    facts = run_facts(total_steps=total_steps, lr=INTERVAL, shape=SHAPE)
-    planned = plan_stages(stages, total_steps)
-    past = []
-    z = x = START
-    total = 0.0
-    for done in planned[: stage - 1]:
-        applied = lr / FACTOR if moved and done.number < stage - 1 else lr
-        losses = []
-        for step in range(done.first_step, done.first_step + done.steps):
-            y = 0.2 * z + 0.8 * x
-            losses.append(0.5 + 0.5 * float(CURVATURES @ y**2) + 0.01 * generator.normal())
-            rate = applied * SHAPE.factor(step)
-            gradient_noise = noise * np.sqrt(CURVATURES) * generator.normal(size=100)
-            z = z - rate * (CURVATURES * y + gradient_noise)
-            total += (weight := (step + 1) * rate**2)
-            x = x + weight / total * (z - x)
-        past.append(PastStage(done, applied, (), tuple(losses)))
-    return StageContext(
-        planned[stage - 1], facts, tuple(past), initial_loss=past[0].training_losses[0]
+def context_of(directness, *, stage=RESEARCHED_STAGE, moved=False, stages=STAGES, initial_loss=3.0):
+    """A stage after others at one LR, or at half of it until the last one."""
+    planned = plan_stages(stages, 1000)
+    past = tuple(
+        PastStage(
+            done, NOW / 2 if moved and done.number < stage - 1 else NOW, (), directness=directness
+        )
+        for done in planned[: stage - 1]
     )
+    facts = run_facts(total_steps=1000, lr=INTERVAL, shape=SHAPE)
+    return StageContext(planned[stage - 1], facts, past, initial_loss)
 
 
 @pytest.mark.parametrize(
-    ("lr", "noise", "tried"),
+    ("directness", "least", "tried"),
     [
-        (GOOD_LR / 30, 0.05, [GOOD_LR / 30, GOOD_LR / 10]),  # far too low
-        (GOOD_LR / 8, 0.05, [GOOD_LR / 8, FACTOR * GOOD_LR / 8]),
-        (10 * GOOD_LR, 10.0, []),  # three times as high would end a tenth worse
+        (1.3, 1.2, True),
+        (1.2, 1.2, False),
+        (0.7, 1.2, False),
+        (0.7, 0.0, True),
+        (None, 0.0, False),  # nobody has followed the weights
     ],
 )
-def test_an_lr_that_is_far_too_low_is_tried_against_a_higher_one(lr, noise, tried):
-    assert list(RESEARCH.lrs_to_try(simulated(lr, noise), INTERVAL)) == pytest.approx(tried)
+def test_higher_lrs_are_tried_where_the_way_has_been_straight(directness, least, tried):
+    research = Research(least_directness=least)
+    lrs = research.lrs_to_try(context_of(directness), INTERVAL[1])
+    assert lrs == ((NOW, 2 * NOW, 4 * NOW, 8 * NOW) if tried else ())
 
 
-def test_the_other_lr_is_the_factor_away():
-    lr = GOOD_LR / 30
-    assert Research(factor=2.0).lrs_to_try(simulated(lr, 0.05), INTERVAL) == (lr, 2.0 * lr)
+def test_the_higher_lrs_are_the_factor_apart():
+    lrs = Research(factor=3.0).lrs_to_try(context_of(STRAIGHT), INTERVAL[1])
+    assert lrs == pytest.approx((NOW, 3 * NOW, 9 * NOW, 27 * NOW))
 
 
-def test_what_is_tried_lies_within_the_interval():
-    lr = GOOD_LR / 30
-    context = simulated(lr, 0.05)
-    assert RESEARCH.lrs_to_try(context, (1e-4, 2 * lr)) == pytest.approx([lr, 2 * lr])
-    assert RESEARCH.lrs_to_try(context, (1e-4, 1.4 * lr)) == ()
+@pytest.mark.parametrize(
+    ("highest", "lrs"),
+    [
+        (0.1, ()),
+        (0.14, ()),  # too near to be worth a probe
+        (0.16, (0.1, 0.16)),
+        (0.35, (0.1, 0.2, 0.35)),
+        (0.2, (0.1, 0.2)),
+    ],
+)
+def test_no_lr_is_higher_than_the_interval_s_end(highest, lrs):
+    assert RESEARCH.lrs_to_try(context_of(STRAIGHT), highest) == pytest.approx(lrs)
 
 
 @pytest.mark.parametrize("stage", range(2, LAST_RESEARCHED_STAGE + 2))
@@ -87,29 +82,77 @@ def test_what_is_tried_lies_within_the_interval():
 def test_one_stage_is_looked_at_and_the_next_as_long_as_the_lr_moves(stage, moved):
     stages = Stages(longest_steps=150).resolve(1000)
     assert len(plan_stages(stages, 1000)) > LAST_RESEARCHED_STAGE
-    context = simulated(GOOD_LR / 30, 0.05, stage, moved, stages)
+    context = context_of(STRAIGHT, stage=stage, moved=moved, stages=stages)
     is_looked_at = stage == RESEARCHED_STAGE or (
         moved and RESEARCHED_STAGE < stage <= LAST_RESEARCHED_STAGE
     )
-    assert bool(RESEARCH.lrs_to_try(context, INTERVAL)) == is_looked_at
+    assert bool(RESEARCH.lrs_to_try(context, INTERVAL[1])) == is_looked_at
 
 
-def test_a_run_that_has_hardly_begun_is_not_searched():
-    stages = Stages(first_steps=4).resolve(60)
-    context = simulated(GOOD_LR / 30, 0.05, stages=stages, total_steps=60)
-    assert context.stage.first_step < 24
-    assert RESEARCH.lrs_to_try(context, INTERVAL) == ()
-
-
-def test_the_strategy_asks_for_both_lrs_with_the_run_s_shape():
-    context = simulated(GOOD_LR / 30, 0.05)
-    asked: list[float] = []
-    while (candidate := Bracket(probe_steps=21).suggest(context, (), asked)) is not None:
+def asked_by(losses, search=SEARCH, directness=STRAIGHT):
+    """The LRs that are tried, one after the other, where probes end at these losses."""
+    context, told = context_of(directness), []
+    while (candidate := search.suggest(context, told, ())) is not None:
         assert candidate.shape == SHAPE
         assert (candidate.steps, candidate.evals) == (probe_steps(1000, context.stage), 1)
-        asked.append(candidate.peak_lr)
-    assert asked == pytest.approx([GOOD_LR / 30, GOOD_LR / 10])
-    assert Bracket(probe_steps=21, research=None).suggest(context, (), ()) is None
+        told.append(result(len(told), candidate.peak_lr, losses[len(told)]))
+    return told, search.choose(context, told, ())
+
+
+@pytest.mark.parametrize(
+    ("losses", "tried", "won"),
+    [
+        ([1.0, 1.1], 2, 0),
+        ([1.0, None], 2, 0),
+        ([None, 1.0], 2, None),  # an LR that diverged is not applied
+        ([1.0, 0.9, 0.95], 3, 1),
+        ([1.0, 0.9, 0.8, 0.7], 4, 3),  # MOST_RAISES
+        ([1.0, 0.999], 2, 0),  # within the hysteresis
+        ([1.0, 0.997, 1.0], 3, 1),
+    ],
+)
+def test_lrs_are_raised_while_the_higher_one_wins(losses, tried, won):
+    told, choice = asked_by(losses)
+    assert [one.peak_lr for one in told] == [NOW * 2.0**place for place in range(tried)]
+    assert choice == (Choice(NOW / 2) if won is None else Choice(NOW * 2.0**won, won))
+    assert len(told) <= 1 + MOST_RAISES
+
+
+def test_nothing_is_asked_without_research_or_a_straight_way():
+    assert asked_by([], Bracket(probe_steps=21, research=None)) == ([], Choice(NOW))
+    assert asked_by([], directness=0.9) == ([], Choice(NOW))
+    assert SEARCH.reads_directness
+    assert not Bracket(research=None).reads_directness
+
+
+def test_the_first_two_may_run_at_once_and_the_third_waits_for_them():
+    context = context_of(STRAIGHT)
+    second = SEARCH.suggest(context, (), (NOW,))
+    assert second is not None
+    assert second.peak_lr == 2 * NOW
+    assert SEARCH.suggest(context, (), (NOW, 2 * NOW)) is None
+    assert SEARCH.suggest(context, (result(0, NOW, 1.0),), (2 * NOW,)) is None
+
+
+def test_hysteresis_is_a_part_of_the_loss_or_of_what_was_gained_if_that_is_less():
+    for initial_loss, loss in ((3.0, 1.0), (101.0, 1.0), (2.0, 1.0)):
+        context = dataclasses.replace(context_of(STRAIGHT), initial_loss=initial_loss)
+        margin = RESEARCH.hysteresis * min(loss, initial_loss - loss)
+        for part, won in ((1.1, 1), (0.9, 0)):
+            told = [result(0, NOW, loss), result(1, 2 * NOW, loss - part * margin)]
+            assert RESEARCH.winner(context, told) == won
+
+
+def test_a_stage_that_was_not_probed_goes_on():
+    context = context_of(STRAIGHT)
+    assert SEARCH.choose(context, (), ()) == Choice(NOW)
+    assert SEARCH.choose(context, (), (NOW,)) == Choice(NOW / 2)
+
+
+def test_the_probe_of_the_lr_in_use_is_the_first_whatever_its_last_bit():
+    off = math.nextafter(NOW, 1.0)
+    told = [result(0, off, 1.0), result(1, 2 * off, 1.1)]
+    assert SEARCH.choose(context_of(STRAIGHT), told, ()) == Choice(off, 0)
 
 
 @pytest.mark.parametrize(
@@ -122,59 +165,3 @@ def test_the_strategy_asks_for_both_lrs_with_the_run_s_shape():
 )
 def test_steps_of_a_probe(total_steps, stage, steps):
     assert probe_steps(total_steps, stage) == steps
-
-
-# What the probes decide -------------------------------------------------------------------
-
-GAINED = 1.0
-NOW = 0.1
-
-
-def decided(stay, move, research=RESEARCH):
-    """What a stage applies after its two probes ended at these losses, None for diverged."""
-    first, _, third, *_ = plan_stages(STAGES, 1000)
-    context = StageContext(
-        third,
-        run_facts(total_steps=1000),
-        (PastStage(first, NOW, ()),),
-        initial_loss=(1.0 if stay is None else stay) + GAINED,
-    )
-    told = [result(0, NOW, stay), result(1, FACTOR * NOW, move)]
-    return Bracket(probe_steps=21, research=research).choose(context, told, ())
-
-
-STAYS, MOVES = Choice(NOW, 0), Choice(FACTOR * NOW, 1)
-
-
-@pytest.mark.parametrize(
-    ("stay", "move", "choice"),
-    [
-        (1.0, 1.0 - 1.1 * 0.002 * GAINED, MOVES),
-        (1.0, 1.0 - 0.9 * 0.002 * GAINED, STAYS),
-        (1.0, 1.1, STAYS),
-        (1.0, None, STAYS),
-        (None, 1.0, Choice(NOW / 2)),  # an LR that diverged is not applied
-        (None, None, Choice(NOW / 2)),
-    ],
-)
-def test_the_lr_moves_where_the_other_wins_clearly(stay, move, choice):
-    assert decided(stay, move) == choice
-
-
-def test_hysteresis_is_a_part_of_the_loss_gained():
-    assert decided(1.0, 0.97, Research(hysteresis=0.02)) == MOVES
-    assert decided(1.0, 0.97, Research(hysteresis=0.04)) == STAYS
-
-
-def test_a_stage_that_was_not_probed_goes_on():
-    context = simulated(GOOD_LR / 30, 0.05)
-    now = context.past[-1].peak_lr
-    assert Bracket(probe_steps=21).choose(context, (), ()) == Choice(now)
-    assert Bracket(probe_steps=21).choose(context, (), (now,)) == Choice(now / 2)
-
-
-def test_the_probe_of_the_lr_in_use_is_the_first_whatever_its_last_bit():
-    context = simulated(GOOD_LR / 30, 0.05)
-    off = math.nextafter(context.past[-1].peak_lr, 1.0)
-    told = [result(0, off, 1.0), result(1, FACTOR * off, 1.1)]
-    assert Bracket(probe_steps=21).choose(context, told, ()) == Choice(off, 0)
