@@ -44,9 +44,7 @@ class SegmentSteps:
         good: the state before the segment's first step, whose weights are good.
         losses: of the segment's steps that are taken already.
         look_steps: after which numbers of steps the losses are looked at; the last is one of them.
-
-    Attributes:
-        skipped: numbers, in the segment, of the steps that were left out.
+        skipped: numbers, in the segment, of the steps that were left out; more are put in.
     """
 
     def __init__(
@@ -57,6 +55,7 @@ class SegmentSteps:
         good: Snapshot,
         losses: Collection[float],
         look_steps: Collection[int],
+        skipped: set[int],
     ) -> None:
         self._engine = engine
         self._replica = engine.replica
@@ -69,7 +68,7 @@ class SegmentSteps:
         self._look_steps = look_steps
         self._table = engine.loss_table(segment.steps)
         self._is_own_good = False
-        self.skipped: set[int] = set()
+        self.skipped = skipped
         if self._skips and losses:
             self._keep(len(losses))
 

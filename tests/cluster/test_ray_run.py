@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from ray_autolrs import Checkpoints
 from tests.cluster.ray_runs import assert_bit_equal, trainer
 from tests.cluster.ray_tasks import KilledOnce
 from tests.digits_task import DigitsTask
@@ -92,7 +93,9 @@ def test_a_lost_driver_and_then_a_lost_search_actor_and_worker_change_nothing(
     killer = threading.Thread(target=kill_actor, daemon=True)
     killer.start()
     marker = tmp_path / "killed"
-    result = trainer(tmp_path, task=KilledOnce(marker, passes=230), max_failures=1).fit()
+    stored = Checkpoints(every_steps=10)
+    task = KilledOnce(marker, passes=230)
+    result = trainer(tmp_path, task=task, max_failures=1, checkpoints=stored).fit()
     ended.set()
     killer.join(timeout=60)
     assert actor_is_lost.is_set()
@@ -101,6 +104,8 @@ def test_a_lost_driver_and_then_a_lost_search_actor_and_worker_change_nothing(
     ready = [event["step"] for event in result.events if event["kind"] == "ready"]
     assert len(ready) == 3
     assert ready[2] > ready[1]
+    assert not list((tmp_path / "run").glob("*tmp*"))
+    assert len(list((tmp_path / "run").glob("checkpoint_*"))) <= 2
     assert_bit_equal(result, undisturbed)
     probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
     assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(6)]
