@@ -16,7 +16,8 @@ from ray_autolrs.training.evaluation import Evaluation
 from ray_autolrs.training.snapshot import Snapshot
 
 MOST_BAD_STEPS = 10
-"""So many bad steps one after the other are no spike: the run ends, also if it may skip."""
+"""So many bad steps one after the other are no spike: the run ends, also if it may skip. So many
+that the gradient scaler has left out are a divergence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,13 @@ class _Verdict:
 
     Attributes:
         is_uncounted: only micro-batches without a counted label lack a loss; training is sound.
+        is_left_out: the gradient scaler has left these steps out, and the weights are finite.
         bad: number of a step in the segment that is bad at good weights, if there is one.
         fault: what is bad about it.
     """
 
     is_uncounted: bool = False
+    is_left_out: bool = False
     bad: int | None = None
     fault: str = ""
 
@@ -69,6 +72,7 @@ class SegmentSteps:
         self._look_steps = look_steps
         self._table = engine.loss_table(segment.steps)
         self._is_own_good = False
+        self._overflows = 0  # Steps up to now that the gradient scaler left out, in a row.
         self.skipped: set[int] = set()
         if self._skips and losses:
             self._keep(len(losses))
@@ -147,6 +151,10 @@ class SegmentSteps:
             if verdict.is_uncounted:
                 latest = self._filled(self._counted_means(first, done), first)
                 break
+            if verdict.is_left_out and self._passes_by(latest):
+                overflowed = [n for n, loss in enumerate(latest, first) if not math.isfinite(loss)]
+                latest = self._filled(latest, first, overflowed)
+                break
             if verdict.bad is None:
                 return latest
             self._raise_if_bad(verdict)
@@ -154,6 +162,14 @@ class SegmentSteps:
         if self._skips:
             self._keep(done)
         return latest
+
+    def _passes_by(self, losses: list[float]) -> bool:
+        """Count the steps that the gradient scaler left out; tell whether they are too few yet."""
+        for loss in losses:
+            self._overflows = 0 if math.isfinite(loss) else self._overflows + 1
+            if self._overflows == MOST_BAD_STEPS:
+                return False
+        return bool(self._latest) or any(map(math.isfinite, losses))
 
     def _keep(self, done: int) -> None:
         if not self._is_own_good:  # The segment's own snapshot stays as it is.
@@ -183,15 +199,18 @@ class SegmentSteps:
     def _step(self, number: int) -> int:
         return self._segment.first_step + number
 
-    def _filled(self, losses: list[float], first: int) -> list[float]:
-        """Return losses with those of skipped steps replaced by their neighbours'."""
-        if not self.skipped:
+    def _filled(
+        self, losses: list[float], first: int, overflowed: Collection[int] = ()
+    ) -> list[float]:
+        """Return losses with those of steps that were left out replaced by their neighbours'."""
+        left_out = self.skipped.union(overflowed)
+        if not left_out:
             return losses
-        kept = [loss for n, loss in enumerate(losses, first) if n not in self.skipped]
+        kept = [loss for n, loss in enumerate(losses, first) if n not in left_out]
         latest = (self._latest or kept)[0]
         filled: list[float] = []
         for number, loss in enumerate(losses, first):
-            latest = latest if number in self.skipped else loss
+            latest = latest if number in left_out else loss
             filled.append(latest)
         return filled
 
@@ -218,7 +237,7 @@ class SegmentSteps:
 
     def _looked_back(self, first: int, done: int, rows: torch.Tensor) -> _Verdict:
         here: Snapshot | None = None
-        if not rows.isinf().any() and self._weights_are_finite():
+        if self._weights_are_finite():
             here = Snapshot()
             here.capture(self._replica, self._step(done))
         self._good.restore(self._replica)
@@ -236,7 +255,7 @@ class SegmentSteps:
                 fault = no_label(self._engine, self._step(first + row))
                 return _Verdict(bad=first + row, fault=fault)
         else:
-            if bad_rows and here is not None:
+            if bad_rows and here is not None and not rows.isinf().any():
                 here.restore(self._replica)
                 return _Verdict(is_uncounted=True)
         # A gradient that is not finite shows in the loss of the next step.
@@ -244,9 +263,16 @@ class SegmentSteps:
         while before in self.skipped:
             before -= 1
         if before < 0:
-            return _Verdict()
+            return self._left_out(here)
         for micro in range(rows.shape[1] if rows.ndim == 2 else 1):
             fault = examine(self._engine, self._step(before), micro) or UNCOUNTED
             if fault != UNCOUNTED:
                 return _Verdict(bad=before, fault=fault)
-        return _Verdict()
+        return self._left_out(here)
+
+    def _left_out(self, here: Snapshot | None) -> _Verdict:
+        """Return the verdict where nothing is bad; go back ``here`` if the steps were left out."""
+        if here is None or not self._replica.scaler.is_enabled():
+            return _Verdict()
+        here.restore(self._replica)
+        return _Verdict(is_left_out=True)
