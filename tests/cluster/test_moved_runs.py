@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
 from torch.utils.data import TensorDataset
@@ -17,6 +19,9 @@ from ray_autolrs.cluster.conductor import HEALTH_CHECK_VARIABLE
 from tests.cluster.tiny_runs import TinyTask, assert_same_run, step_of, tiny_trainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+WAIT_S = 60.0
+"""Longest wait for an actor: on busy cores it starts in a minute."""
 
 
 class BreaksThere(TinyTask):
@@ -62,7 +67,10 @@ def test_a_run_that_moves_ends_as_if_it_had_stayed(ray_cluster, tmp_path, order)
 
 
 class FromEnvironment(TinyTask):
-    """Its data depend on a variable; each process that builds them leaves a mark."""
+    """Its data depend on a variable; each process that builds them leaves a mark.
+
+    Training waits until the range test, a worker and a probe actor have done so.
+    """
 
     def __init__(self, marks: Path) -> None:
         super().__init__()
@@ -78,14 +86,24 @@ class FromEnvironment(TinyTask):
         x = torch.ones(8, 4)
         return TensorDataset(x, x[:, :2])
 
+    def loss(self, model, batch):
+        # An actor is started after the worker's first look at the loss.
+        waits = ray.get_runtime_context().get_actor_id() is not None and self.steps > 0
+        deadline_s = time.monotonic() + WAIT_S
+        while waits and len([*self.marks.iterdir()]) < 3:
+            assert time.monotonic() < deadline_s, "no probe actor has built the task"
+            time.sleep(0.1)
+        return super().loss(model, batch)
 
-def test_the_range_test_has_the_workers_environment(ray_cluster, tmp_path):
+
+def test_range_test_and_probe_actors_have_the_workers_environment(ray_cluster, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
-    run = trainer(tmp_path, FromEnvironment(marks), 1, lr=None, total_steps=30)
+    lanes = Lanes(kind="actors", actors=1)
+    run = trainer(tmp_path, FromEnvironment(marks), 1, lr=None, total_steps=30, lanes=lanes)
     environment = {"env_vars": {"SAMPLES": "64"}}
     vars(run.run_config)["worker_runtime_env"] = environment
     run.fit()
     names = [path.name for path in marks.iterdir()]
-    assert len(names) >= 2
+    assert len(names) >= 3
     assert all(name.startswith("64-") for name in names)
