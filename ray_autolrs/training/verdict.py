@@ -111,10 +111,9 @@ class Inquest:
             before -= 1
         if before < 0:
             return Verdict()
-        for fault in self._examined(before, range(self._engine.batches.micro_batches)):
-            if fault not in (None, UNCOUNTED):
-                assert fault is not None
-                return Verdict(bad=before, fault=fault)
+        for latest in self._examined(before, range(self._engine.batches.micro_batches)):
+            if latest is not None and latest != UNCOUNTED:
+                return Verdict(bad=before, fault=latest)
         return Verdict()
 
     def _examined(self, number: int, micros: Collection[int]) -> list[str | None]:

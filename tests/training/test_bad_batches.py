@@ -12,7 +12,7 @@ from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe
 from ray_autolrs.training.batches import epoch_order
 from ray_autolrs.training.worker import Worker
-from tests.training.broken_data import BAD_STEP, SAMPLES, Broken, Leaner, sample_at
+from tests.training.broken_data import BAD_STEP, SAMPLES, Broken, Ignoring, Leaner, sample_at
 from tests.training.toy import (
     ToyTask,
     assert_near,
@@ -178,25 +178,6 @@ def test_data_that_is_bad_throughout_is_no_spike():
         apply(worker)
 
 
-class Ignoring(ToyTask):
-    """Labels of -100 do not count. All of some micro-batches are such."""
-
-    ignored_steps: tuple[int, ...] = (3, 4, 12)
-    ignored = 4
-
-    def train_dataset(self) -> Dataset[Any]:
-        x, y = points(SAMPLES).tensors
-        for step in self.ignored_steps:
-            y[epoch_order(SAMPLES, 0, step * self.global_batch_size, self.ignored)] = -100
-        return TensorDataset(x, y)
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1], ignore_index=-100)
-
-    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        return {}
-
-
 def test_a_micro_batch_without_a_counted_label_is_left_out_of_the_mean():
     worker = make_worker(Ignoring(plain_net, micro_batch_size=4))
     done = apply(worker)
@@ -213,7 +194,7 @@ def test_a_micro_batch_without_a_counted_label_is_left_out_of_the_mean():
         for batch in next(other.engine.batches.stream(step, 1, range(4))):
             if (batch[1] >= 0).any():
                 means.append(replica.task.loss(replica.module, batch))
-        torch.stack(means).mean().backward()  # type: ignore[no-untyped-call]
+        torch.stack(means).mean().backward()
         replica.optimizer.step()
         losses.append(torch.stack(means).mean().item())
     assert done.training_losses == pytest.approx(losses, rel=1e-12)
