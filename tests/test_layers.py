@@ -17,7 +17,7 @@ import ray_autolrs
 
 PACKAGE = Path(ray_autolrs.__file__).parent
 LAYERS = [
-    ["algorithm", "algorithm.field_checks"],
+    ["algorithm", "algorithm.field_checks", "checksums"],
     ["algorithm.schedules"],
     ["algorithm.forecast"],
     ["algorithm.search"],
@@ -37,9 +37,9 @@ The config composes what the parts below it define: none of them knows it.
 """
 
 TORCH_FREE = [
-    *("algorithm", "lanes", "settings_tree", "training.settings", "training.averaging.average"),
-    *("training.averaging.schedule_free", "training.averaging.ema", "config", "schedule"),
-    *("report", "sinks"),
+    *("algorithm", "checksums", "lanes", "settings_tree", "training.settings"),
+    *("training.averaging.average", "training.averaging.schedule_free", "training.averaging.ema"),
+    *("config", "schedule", "report", "sinks"),
 ]
 """What works without torch: all that a run's settings, its log and its schedule are made of."""
 
