@@ -12,6 +12,9 @@ and at the next ones as long as η moves. Two probes begin from the stage's snap
 which the stage goes on from if it wins, so that it costs nothing, and one at f·η. The second wins
 if it ends lower by ``hysteresis`` of the loss gained since the start.
 
+An LR that was lowered because another diverged is tried against a higher one, too, without a
+forecast (:mod:`ray_autolrs.algorithm.search.recovery`).
+
 The forecast misses some wrong LRs and doubts some right ones; the probes then settle it. Probes of
 a twentieth of the run, judged at the averaged weights, never chose an LR that ended worse in our
 runs (bench/NOTES.md). The forecast takes 0.2 ms for each step of the run.
@@ -29,8 +32,16 @@ from ray_autolrs.algorithm.forecast.loss_curves import LossCurve
 from ray_autolrs.algorithm.forecast.spectral import TRUSTED_POINTS, fit_spectral
 from ray_autolrs.algorithm.schedules.shapes import Shape
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
+from ray_autolrs.algorithm.search.recovery import (
+    LENGTHENED,
+    highest_lr,
+    is_time_to_look,
+    lrs_below,
+    sound,
+)
 from ray_autolrs.algorithm.search.strategy import (
     Candidate,
+    Choice,
     Observation,
     PastStage,
     RunFacts,
@@ -76,38 +87,66 @@ class Research:
         check(self, "hysteresis", holds, "must lie in [0, 1)")
 
     def suggest(
-        self, context: StageContext, interval: tuple[float, float], asked: int
+        self,
+        context: StageContext,
+        interval: tuple[float, float],
+        told: Sequence[Observation],
+        asked: int,
     ) -> Candidate | None:
-        """Return the next probe of a stage that is not the first; None where it is not worth one.
+        """Return the next probe of a stage that is not the first, or that diverged; or None.
 
         Args:
             context: the stage.
             interval: the smallest and the largest LR that may be tried.
+            told: the stage's observations.
             asked: probes of the stage that were asked before.
         """
-        lrs = self.lrs_to_try(context, interval)
-        if asked >= len(lrs):
+        steps, before = probe_steps(context.facts.total_steps, context.stage), 0
+        if context.diverged:
+            latest = context.diverged[-1]
+            # A shorter one would not show whether a lower LR gets past that place.
+            steps = min(context.stage.steps, max(steps, LENGTHENED * latest.steps))
+            before = latest.probes
+            lrs = lrs_below(context, told, self.factor)
+        else:
+            lrs = self.lrs_to_try(context, interval)
+        if asked - before >= len(lrs):
             return None
-        steps = probe_steps(context.facts.total_steps, context.stage)
-        return Candidate(lrs[asked], steps, 1, context.facts.shape)
+        return Candidate(lrs[asked - before], steps, 1, context.facts.shape)
 
     def lrs_to_try(self, context: StageContext, interval: tuple[float, float]) -> tuple[float, ...]:
         """Return the LR in use and the one to try beside it; none where it is not worth a probe."""
         stage, facts = context.stage, context.facts
+        now, highest = context.past[-1].peak_lr, highest_lr(context)
+        if _looks_higher(context):
+            return now, min(highest, self.factor * now)
         if not RESEARCHED_STAGE <= stage.number <= LAST_RESEARCHED_STAGE:
             return ()
-        if stage.number > RESEARCHED_STAGE and context.past[-1].peak_lr == context.past[-2].peak_lr:
+        if stage.number > RESEARCHED_STAGE and now == context.past[-2].peak_lr:
             return ()
+        interval = interval[0], min(interval[1], highest)
         other = _other_lr(self.factor, interval, facts, context.past, stage)
-        return () if other is None else (context.past[-1].peak_lr, other)
+        return () if other is None else (now, other)
+
+    def choose_below(self, context: StageContext, told: Sequence[Observation]) -> Choice | None:
+        """Return what a stage whose LR diverged goes on with; None if no probe since was sound."""
+        since = sound(context, told[context.diverged[-1].probes :])
+        if not since:
+            return None
+        won = since[self.winner(context, since)]
+        return Choice(won.peak_lr, won.index)
 
     def winner(self, context: StageContext, results: Sequence[Observation]) -> int:
-        """Return the place of the LR to go on with: 1, the other one, if it won clearly."""
+        """Return the place of the LR to go on with: 1, the other one, if it won clearly.
+
+        A higher one need not win clearly where the LR in use is lower because another diverged.
+        """
         now, *others = [result.forecast for result in results]
         if now is None or not others or others[0] is None:
             return 0
         gained = max(0.0, context.initial_loss - now.loss)
-        return int(now.loss - others[0].loss > self.hysteresis * gained)
+        least = 0.0 if _looks_higher(context) else self.hysteresis * gained
+        return int(now.loss - others[0].loss > least)
 
 
 def probe_steps(total_steps: int | None, stage: Stage) -> int:
@@ -120,6 +159,13 @@ def probe_steps(total_steps: int | None, stage: Stage) -> int:
     run_steps = total_steps or 2 * stage.first_step
     steps = min(round(PROBE_FRACTION * run_steps), MOST_PROBE_STEPS)
     return min(stage.steps, max(1, steps, round(LEAST_PROBE_FRACTION * run_steps)))
+
+
+def _looks_higher(context: StageContext) -> bool:
+    """Return whether an LR that was lowered by a divergence is tried against a higher one."""
+    if context.diverged or not is_time_to_look(context):
+        return False
+    return highest_lr(context) >= SMALLEST_FACTOR * context.past[-1].peak_lr
 
 
 @lru_cache(maxsize=8)

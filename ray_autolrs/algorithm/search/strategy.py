@@ -19,9 +19,6 @@ from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import Flat, Shape
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
 
-MOST_RETREATS = 6
-"""How often an LR that diverges after its search is halved before the run is given up. Ours."""
-
 Strategy = TypeVar("Strategy", bound="SearchStrategy")
 
 
@@ -108,6 +105,23 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Divergence:
+    """An LR that was applied in a stage and diverged.
+
+    Attributes:
+        peak_lr: the LR.
+        steps: steps that were taken until it was seen.
+        probes: probes that the stage had made by then.
+        probe: index of the one that had tried this LR; None if there is none.
+    """
+
+    peak_lr: float
+    steps: int
+    probes: int
+    probe: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PastStage:
     """A stage that was applied.
 
@@ -116,12 +130,14 @@ class PastStage:
         peak_lr: the LR that was applied.
         results: its judged probes, in the order asked; empty if it was not searched.
         training_losses: loss of each step.
+        diverged: what was applied before, from the stage's start, and diverged.
     """
 
     stage: Stage
     peak_lr: float
     results: tuple[Observation, ...]
     training_losses: tuple[float, ...] = ()
+    diverged: tuple[Divergence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +149,15 @@ class StageContext:
         facts: of the run.
         past: the stages before it, in order.
         initial_loss: training loss before the run's first update; NaN while unknown.
+        diverged: what was applied in this stage and diverged, in that order. The stage is searched
+            again from its start, for an LR below them.
     """
 
     stage: Stage
     facts: RunFacts
     past: tuple[PastStage, ...] = ()
     initial_loss: float = math.nan
+    diverged: tuple[Divergence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
