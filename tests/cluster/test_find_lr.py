@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,17 @@ def train_loop(config: dict[str, Any]) -> None:
     Path(config["folder"], f"rank{loop.rank}.json").write_text(json.dumps(found.lr))
 
 
+@pytest.fixture
+def _own_signals() -> Iterator[None]:
+    """Ray Train's trainer keeps SIGINT to itself, and with it its actors."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster", "_own_signals")
 def test_inside_a_training_function_of_ray_train(tmp_path):
     TorchTrainer(
         train_loop,

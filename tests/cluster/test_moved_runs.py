@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from ray.train import RunConfig, ScalingConfig
-from torch.utils.data import TensorDataset
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Lanes
 from ray_autolrs.cluster.conductor import HEALTH_CHECK_VARIABLE
+from tests.cluster.ray_tasks import FromEnvironment, RefusesBatch
 from tests.cluster.tiny_runs import TinyTask, assert_same_run, step_of, tiny_trainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-class BreaksThere(TinyTask):
-    """Its loss raises in a training step, wherever it is taken, unless ``marker`` is there."""
-
-    def __init__(self, marker: Path, breaks_after: int) -> None:
-        super().__init__(breaks_after)
-        self.marker = marker
-
-    def loss(self, model, batch):
-        if self.marker.exists():
-            self.breaks_after = None
-        return super().loss(model, batch)
 
 
 def trainer(storage: Path, task: TinyTask, num_workers: int, **parts) -> AutoLRSTrainer:
@@ -43,43 +30,28 @@ def trainer(storage: Path, task: TinyTask, num_workers: int, **parts) -> AutoLRS
     )
 
 
-@pytest.mark.parametrize("order", [(1, 0), (0, 1)], ids=["from Ray", "to Ray"])
-def test_a_run_that_moves_ends_as_if_it_had_stayed(ray_cluster, tmp_path, order):
+@pytest.fixture(autouse=True)
+def _process_is_left_alone(ray_cluster) -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    assert HEALTH_CHECK_VARIABLE not in os.environ
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_a_run_that_moves_to_ray_and_back_ends_as_if_it_had_stayed(tmp_path):
     undisturbed = tiny_trainer(tmp_path / "undisturbed").fit()
-    marker = tmp_path / "mended"
-    first, second = order
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Exception, match="the power is gone"):
-        trainer(tmp_path, BreaksThere(marker, breaks_after=130), first).fit()
-    marker.touch()
-    result = trainer(tmp_path, BreaksThere(marker, breaks_after=130), second).fit()
+    # A worker's ValueError reaches the user as it is.
+    for num_workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^this batch is refused$"):
+            trainer(tmp_path, RefusesBatch(breaks_after=60), num_workers).fit()
+    result = trainer(tmp_path, TinyTask(), 0).fit()
     assert step_of(result.checkpoint.path) == 100
     ready = [event["step"] for event in result.events if event["kind"] == "ready"]
-    assert ready[0] == 0 < ready[1]
+    assert ready == [0, 20, 70]
     assert_same_run(result, undisturbed)
-    assert HEALTH_CHECK_VARIABLE not in os.environ
-    assert signal.getsignal(signal.SIGINT) == before
 
 
-class FromEnvironment(TinyTask):
-    """Its data depend on a variable; each process that builds them leaves a mark."""
-
-    def __init__(self, marks: Path) -> None:
-        super().__init__()
-        self.marks = marks
-
-    def train_dataset(self) -> TensorDataset:
-        found = os.environ.get("SAMPLES", "missing")
-        (self.marks / f"{found}-{os.getpid()}").touch()
-        x = torch.randn(int(found), 4, generator=torch.Generator().manual_seed(1))
-        return TensorDataset(x, x[:, :2])
-
-    def val_dataset(self) -> TensorDataset:
-        x = torch.ones(8, 4)
-        return TensorDataset(x, x[:, :2])
-
-
-def test_the_range_test_has_the_workers_environment(ray_cluster, tmp_path):
+def test_the_range_test_has_the_workers_environment(tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
     run = trainer(tmp_path, FromEnvironment(marks), 1, lr=None, total_steps=30)

@@ -1,10 +1,8 @@
-"""Runs on a real Ray, with two workers: equal curves, lost workers, a lost actor, a lost driver."""
+"""Runs on a real Ray, with two workers: equal curves; a lost driver, search actor and worker."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +13,7 @@ import pytest
 import ray
 
 from tests.cluster.ray_runs import assert_bit_equal, trainer
+from tests.cluster.ray_tasks import KilledOnce
 from tests.digits_task import DigitsTask
 
 # On two cores with five other programs the longest of these took 190 s, and its fixture 110 s.
@@ -39,50 +38,6 @@ def test_two_workers_give_the_curves_of_one(undisturbed, tmp_path):
     assert undisturbed.metrics == pytest.approx(alone.metrics, rel=1e-8)
 
 
-class KilledOnce(DigitsTask):
-    """Its first process to reach a number of forward passes is killed, as by a lost machine."""
-
-    def __init__(self, marker: Path, passes: int) -> None:
-        self.marker = marker
-        self.passes = passes
-
-    def loss(self, model, batch):
-        self.passes -= 1
-        if self.passes == 0 and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().loss(model, batch)
-
-
-def test_a_lost_search_actor_and_a_lost_worker_change_nothing(undisturbed, tmp_path):
-    """In one run: the actor is lost while the first stage is searched, a worker in the second."""
-    actor_is_lost = threading.Event()
-
-    def kill_actor() -> None:
-        log = tmp_path / "lost" / "events.jsonl"
-        while log.read_bytes().count(b"\n") <= 6:
-            time.sleep(0.01)
-        # The actors of runs that have ended may be in the list for a while.
-        (name,) = (name for name in ray.util.list_named_actors() if "-search-lost" in name)
-        ray.kill(ray.get_actor(name), no_restart=False)
-        actor_is_lost.set()
-
-    marker = tmp_path / "killed"
-    run = trainer(tmp_path, "lost", KilledOnce(marker, passes=230), max_failures=1)
-    thread = threading.Thread(target=kill_actor, daemon=True)
-    thread.start()
-    result = run.fit()
-    thread.join(timeout=60)
-    assert actor_is_lost.is_set()
-    assert marker.exists()
-    ready = [event["step"] for event in result.events if event["kind"] == "ready"]
-    assert len(ready) == 2
-    assert ready[1] > 0
-    assert_bit_equal(result, undisturbed)
-    probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
-    assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(6)]
-
-
 DRIVER = """
 import sys
 from pathlib import Path
@@ -93,28 +48,62 @@ trainer(Path(sys.argv[1])).fit()
 """
 
 
-def test_lost_driver_continues_by_name(undisturbed, tmp_path):
-    """Its workers and its search actor go with it; the cluster stays."""
-    address = ray.get_runtime_context().gcs_address
+def lines(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def test_a_lost_driver_and_then_a_lost_search_actor_and_worker_change_nothing(
+    undisturbed, tmp_path
+):
+    """One run: each is lost while a stage is searched, the driver in the first one.
+
+    The lost driver's workers and search actor go with it, and the cluster stays. The run
+    continues by its name, and then loses its search actor, and later a worker.
+    """
     log = tmp_path / "run" / "events.jsonl"
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path), address],
+        [sys.executable, "-c", DRIVER, str(tmp_path), ray.get_runtime_context().gcs_address],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 240
-        while not (log.exists() and log.read_bytes().count(b"\n") > 8):
+        deadline_s = time.monotonic() + 240
+        while lines(log) <= 8:
             assert driver.poll() is None, "the driver ended by itself"
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline_s
             time.sleep(0.02)
     finally:
         driver.kill()
         driver.wait()
     kept = [json.loads(line) for line in log.read_bytes().splitlines()[:8]]
-    result = trainer(tmp_path).fit()
+
+    others = set(ray.util.list_named_actors())  # Those of runs that have ended stay for a while.
+    actor_is_lost, ended = threading.Event(), threading.Event()
+
+    def kill_actor() -> None:
+        before = lines(log)
+        while lines(log) <= before + 2 and not ended.is_set():
+            time.sleep(0.01)
+        names = set(ray.util.list_named_actors()) - others
+        (name,) = (name for name in names if "-search-run" in name)
+        ray.kill(ray.get_actor(name), no_restart=False)
+        actor_is_lost.set()
+
+    killer = threading.Thread(target=kill_actor, daemon=True)
+    killer.start()
+    marker = tmp_path / "killed"
+    result = trainer(tmp_path, task=KilledOnce(marker, passes=230), max_failures=1).fit()
+    ended.set()
+    killer.join(timeout=60)
+    assert actor_is_lost.is_set()
+    assert marker.exists()
     assert list(result.events[:8]) == kept
+    ready = [event["step"] for event in result.events if event["kind"] == "ready"]
+    assert len(ready) == 3
+    assert ready[2] > ready[1]
     assert_bit_equal(result, undisturbed)
+    probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
+    assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(6)]
 
 
 def test_cluster_without_the_resources_is_refused(ray_cluster, tmp_path):
@@ -122,13 +111,3 @@ def test_cluster_without_the_resources_is_refused(ray_cluster, tmp_path):
     task.micro_batch_size = 4
     with pytest.raises(ValueError, match=r"too small for num_workers=8 \(CPU: 8 needed, 6 there\)"):
         trainer(tmp_path, task=task, num_workers=8).fit()
-
-
-class NotFinite(DigitsTask):
-    def loss(self, model, batch):
-        return super().loss(model, batch) / 0
-
-
-def test_error_of_a_worker_reaches_the_user_as_it_is(ray_cluster, tmp_path):
-    with pytest.raises(ValueError, match=r"^step 0 cannot be trained on, .* the loss is inf"):
-        trainer(tmp_path, task=NotFinite(), num_workers=1).fit()

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 ROOT = Path(__file__).parents[2]
 
 
-def compare(*arguments, folder, ray_folder):
+def compare(*arguments, folder):
     return subprocess.run(
         [sys.executable, str(ROOT / "jobs" / "compare_schedules.py"), *arguments],
         cwd=folder,
@@ -20,7 +21,7 @@ def compare(*arguments, folder, ray_folder):
         text=True,
         check=False,
         timeout=240,
-        env=os.environ | {"RAY_TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
@@ -35,15 +36,16 @@ class Mine(DigitsTask):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_comparison_on_a_task_of_ones_own(tmp_path, tmp_path_factory, monkeypatch):
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_comparison_on_a_task_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "my_task.py").write_text(TASK)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     ran = compare(
         *("--task", "my_task:Mine", "--methods", "autolrs", "cosine", "--lrs", "0.01", "0.1"),
         *("--seeds", "0", "1", "--steps", "60", "--lr-min", "0.003", "--lr-max", "3"),
-        *("--output", "out", "--address", "local", "--max-concurrent", "2"),
+        *("--output", "out", "--address", ray.get_runtime_context().gcs_address),
+        *("--max-concurrent", "2"),
         folder=tmp_path,
-        ray_folder=tmp_path_factory.mktemp("ray"),
     )
     assert ran.returncode == 0, ran.stderr
     assert "6 runs of 60 steps" in ran.stdout
@@ -78,6 +80,6 @@ def test_a_comparison_on_a_task_of_ones_own(tmp_path, tmp_path_factory, monkeypa
     ],
 )
 def test_what_is_no_task_is_refused(task, message, tmp_path):
-    ran = compare("--task", task, folder=tmp_path, ray_folder=tmp_path)
+    ran = compare("--task", task, folder=tmp_path)
     assert ran.returncode != 0
     assert message in ran.stderr

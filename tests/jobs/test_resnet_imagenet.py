@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import ray
 
 from jobs import resnet_imagenet
 from jobs.resnet_imagenet import main
@@ -67,9 +68,11 @@ def test_fashion_runs_in_this_process(capsys, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_fashion_runs_on_two_ray_workers(tmp_path):
     data = write_fashion(tmp_path / "data")
-    arguments = ["--preset", "fashion", "--data", str(data), "--address", "local", *SHORT]
+    address = ray.get_runtime_context().gcs_address
+    arguments = ["--preset", "fashion", "--data", str(data), "--address", address, *SHORT]
     done = subprocess.run(
         [sys.executable, resnet_imagenet.__file__, *arguments],
         capture_output=True,

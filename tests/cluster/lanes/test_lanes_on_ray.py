@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import torch
-from torch import nn
 
 from ray_autolrs import Lanes
 from ray_autolrs.algorithm.stages.messages import Ready
@@ -29,26 +29,11 @@ from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.training.transport import pack, unpack
 from tests.cluster.ray_runs import assert_bit_equal, lanes, probes, trainer
+from tests.cluster.ray_tasks import NoRoom, Waits
 from tests.digits_task import DigitsTask, short_config
 
 # On two cores with five other programs the longest of these took 300 s, its fixtures included.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-class Waits(DigitsTask):
-    """Each forward pass waits, as for an accelerator, until a file is there.
-
-    Actors start in 5 s on idle cores and in a minute on busy ones. The file tells that what a
-    test wants to see in the middle of a run has happened.
-    """
-
-    def __init__(self, until: Path) -> None:
-        self.until = until
-
-    def loss(self, model, batch):
-        if model.training and not self.until.exists():
-            time.sleep(0.15)
-        return super().loss(model, batch)
 
 
 def test_workers_alone_give_the_curves_of_the_group(undisturbed, tmp_path, caplog):
@@ -81,44 +66,43 @@ def ray_processes(title: str, session: Path) -> list[int]:
     return found
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 240
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
 def assert_gone(title: str, session: Path) -> None:
     """Ray sends SIGKILL and does not wait; the kernel needs a moment to end a process."""
-    deadline_s = time.monotonic() + 30
-    while left := ray_processes(title, session):
-        assert time.monotonic() < deadline_s, left
-        time.sleep(0.05)
+    wait_until(lambda: not ray_processes(title, session))
 
 
 def test_killed_actors_change_nothing(undisturbed, ray_cluster, tmp_path):
     killed: list[int] = []
     ended = threading.Event()
     enough = tmp_path / "two were killed"
+    log = tmp_path / "run" / "events.jsonl"
 
-    def kill_at_random() -> None:
+    def kill_two_at_random() -> None:
+        # The first actors are to be seen at work before one is killed.
+        while not ended.is_set() and not (log.exists() and "actor-" in log.read_text()):
+            time.sleep(0.05)
         order = random.Random(0)
-        while not ended.wait(order.uniform(0.5, 2.0)) and len(killed) < 4:
+        while len(killed) < 2 and not ended.wait(order.uniform(0.5, 2.0)):
             running = ray_processes("ray::ProbeActor.run", ray_cluster)
             if running:
                 killed.append(order.choice(running))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(killed[-1], signal.SIGKILL)
-            if len(killed) >= 2:
-                enough.touch()
+        enough.touch()
 
-    # The first actors are to be seen at work before one is killed.
-    log = tmp_path / "run" / "events.jsonl"
-
-    def watch() -> None:
-        while not ended.is_set() and not (log.exists() and "actor-" in log.read_text()):
-            time.sleep(0.05)
-        kill_at_random()
-
-    killer = threading.Thread(target=watch, daemon=True)
+    killer = threading.Thread(target=kill_two_at_random, daemon=True)
     killer.start()
     result = trainer(tmp_path, task=Waits(enough), lanes=Lanes(kind="actors", actors=3)).fit()
     ended.set()
     killer.join(timeout=10)
-    assert len(killed) >= 2
+    assert len(killed) == 2
     assert any(lane.startswith("actor-") for lane in lanes(result))
     assert any(lane.startswith("worker-") for lane in lanes(result))
     assert probes(result.path) == probes(undisturbed.path)
@@ -149,13 +133,10 @@ def test_pool_frees_what_it_held_also_of_actors_that_are_starting_again(ray_clus
     run = lane_run(tmp_path, DigitsTask(), actors=2)
     shelf = start_beside_driver(SnapshotShelf, "snapshots-pool")
     with ProbePool(run, shelf) as pool:
-        deadline_s = time.monotonic() + 120
-        while len(running := ray_processes("ray::ProbeActor.run", ray_cluster)) < 2:
-            assert time.monotonic() < deadline_s, running
-            time.sleep(0.05)
+        wait_until(lambda: len(ray_processes("ray::ProbeActor.run", ray_cluster)) == 2)
         groups = [group.id.hex() for group in pool._groups]
         assert all(any(group in name for name in ray.available_resources()) for group in groups)
-        os.kill(running[0], signal.SIGKILL)
+        os.kill(ray_processes("ray::ProbeActor.run", ray_cluster)[0], signal.SIGKILL)
     assert not any(group in name for name in ray.available_resources() for group in groups)
     assert_gone("ray::ProbeActor", ray_cluster)
     time.sleep(2.0)  # An actor that had been killed too late would be back by now.
@@ -181,73 +162,62 @@ def test_snapshot_outlives_the_worker_that_put_it(ray_cluster):
     assert torch.equal(weight, torch.arange(1000.0) + 80)
 
 
-class NoRoom(DigitsTask):
-    """Cannot be built, as where the memory of an accelerator is full."""
-
-    def build_model(self) -> nn.Module:
-        raise MemoryError("no room for a model")
-
-
 def test_actor_that_cannot_be_built_is_given_up(ray_cluster, tmp_path, caplog):
     """The workers probe on by themselves, as after a lost node."""
     run = lane_run(tmp_path, NoRoom(), actors=1)
     shelf = start_beside_driver(SnapshotShelf, "snapshots-pool")
     with ProbePool(run, shelf):
-        deadline_s = time.monotonic() + 240
-        while "no probe actor is left" not in caplog.text:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
+        wait_until(lambda: "no probe actor is left" in caplog.text)
     assert caplog.text.count("no room for a model; given back: none; given up") == 1
     assert caplog.text.count("no probe actor is left: the training workers probe on") == 1
 
 
-LOST_NODE = """
-import sys, threading, time
-from pathlib import Path
-import ray
-from ray.cluster_utils import Cluster
-from ray_autolrs import Lanes
-from tests.cluster.lanes.test_lanes_on_ray import Waits
-from tests.cluster.ray_runs import trainer
-
-path, temporary = Path(sys.argv[1]), sys.argv[2]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "temp_dir": temporary})
-node = cluster.add_node(num_cpus=1, resources={"probe_slot": 2})
-ray.init(address=cluster.address, log_to_driver=False)
-
-removed = path / "removed"
-
-def remove():
-    log = path / "lost" / "events.jsonl"
-    while not (log.exists() and "actor-" in log.read_text()):
-        time.sleep(0.05)
-    cluster.remove_node(node, allow_graceful=False)
-    removed.touch()
-
-threading.Thread(target=remove, daemon=True).start()
-lanes = Lanes(kind="actors", actors=2, resources={"probe_slot": 1})
-trainer(path, "lost", Waits(removed), lanes=lanes).fit()
-ray.shutdown()
-cluster.shutdown()
-"""
+@pytest.fixture
+def node_of_probes(ray_cluster, tmp_path):
+    """A node more, with room for two probe actors; gives the process that holds it."""
+    address = ray.get_runtime_context().gcs_address
+    options = [f"--address={address}", "--num-cpus=0", '--resources={"probe_slot": 2}', "--block"]
+    log = tmp_path / "ray-start"
+    with log.open("wb") as output:
+        node = subprocess.Popen(
+            [str(Path(sys.executable).parent / "ray"), "start", *options],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: "probe_slot" in ray.cluster_resources() or node.poll() is not None)
+        assert node.poll() is None, log.read_text()
+        yield node
+    finally:
+        kill_node(node)
+        # No test that follows is to find it.
+        wait_until(lambda: "probe_slot" not in ray.cluster_resources())
 
 
-def test_lost_node_changes_nothing(undisturbed, tmp_path, tmp_path_factory):
+def kill_node(node: subprocess.Popen[bytes]) -> None:
+    """Kill all of a node's processes at once, as where its power is gone."""
+    if node.poll() is None:
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+
+def test_lost_node_changes_nothing(undisturbed, node_of_probes, tmp_path):
     """The node that holds all probe actors goes away for good; the workers probe on."""
-    temporary = tmp_path_factory.mktemp("ray")
-    # Cluster writes its address to RAY_TMPDIR/ray, by default /tmp/ray: that folder may not be
-    # there, and others on this machine read the address.
-    (temporary / "ray").mkdir()
-    ran = subprocess.run(
-        [sys.executable, "-c", LOST_NODE, str(tmp_path), str(temporary)],
-        cwd=Path(__file__).parents[3],
-        env=os.environ | {"RAY_TMPDIR": str(temporary)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert (tmp_path / "removed").exists()
-    assert probes(tmp_path / "lost") == probes(undisturbed.path)
-    assert "actor-" in (tmp_path / "lost" / "events.jsonl").read_text()
+    removed = tmp_path / "removed"
+    log = tmp_path / "lost" / "events.jsonl"
+
+    def remove() -> None:
+        wait_until(lambda: log.exists() and "actor-" in log.read_text())
+        kill_node(node_of_probes)
+        removed.touch()
+
+    thread = threading.Thread(target=remove, daemon=True)
+    thread.start()
+    two = Lanes(kind="actors", actors=2, resources={"probe_slot": 1})
+    result = trainer(tmp_path, "lost", Waits(removed), lanes=two).fit()
+    thread.join(timeout=60)
+    assert removed.exists()
+    assert probes(result.path) == probes(undisturbed.path)
+    assert any(lane.startswith("actor-") for lane in lanes(result))
+    assert_bit_equal(result, undisturbed)
