@@ -16,7 +16,7 @@ from tests.training.processes import start_workers
 
 with warnings.catch_warnings():  # of packages that Lightning imports
     warnings.simplefilter("ignore")
-    from lightning.fabric.plugins.environments import TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
     from ray_autolrs.integrations.lightning import AutoLRS
