@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ray_autolrs.algorithm.field_checks import is_integer, is_number, shortened
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.checksums import unsealed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -208,7 +209,7 @@ class LRSchedule:
         """
         content = Path(path).read_bytes()
         try:
-            return cls.from_dict(json.loads(content))
+            return cls.from_dict(unsealed(json.loads(content)))
         except (ValueError, RecursionError) as error:  # as json and UTF-8 decoding raise them
             raise ValueError(
                 f"{os.fspath(path)} is not a schedule that LRSchedule.save wrote: {error}"

@@ -67,7 +67,9 @@ class TrainingTask(ABC):
     """What is done about a step whose loss or gradient is not finite although the LR is not at
     fault, as it is not finite before that LR was used either: ``"raise"`` ends the run and names
     step, samples and tensor; ``"skip"`` leaves the step out and counts it in the record, which
-    costs a copy of the state at each look at the losses."""
+    costs a copy of the state at each look at the losses. It also leaves out spikes: steps whose
+    gradient has ten times the 2-norm of the median of those since the last look, which looks are
+    ``AutoLRSConfig.divergence_check_steps`` apart."""
 
     @abstractmethod
     def build_model(self) -> nn.Module:

@@ -17,7 +17,7 @@ import ray_autolrs
 
 PACKAGE = Path(ray_autolrs.__file__).parent
 LAYERS = [
-    ["algorithm", "algorithm.field_checks"],
+    ["algorithm", "algorithm.field_checks", "checksums"],
     ["algorithm.schedules"],
     ["algorithm.forecast"],
     ["algorithm.search"],
@@ -37,7 +37,8 @@ The config composes what the parts below it define: none of them knows it.
 """
 
 TORCH_FREE = [
-    *("algorithm", "checkpoint_settings", "lanes", "settings_tree", "training.settings"),
+    *("algorithm", "checkpoint_settings", "checksums", "lanes", "settings_tree"),
+    "training.settings",
     *("training.averaging.average", "training.averaging.schedule_free", "training.averaging.ema"),
     *("config", "schedule", "report", "sinks"),
 ]

@@ -19,10 +19,14 @@ from typing import Any
 from pyarrow import fs
 
 from ray_autolrs.algorithm.stages.records import Record
+from ray_autolrs.checksums import LINE_DIGITS, sealed, unsealed
 
 CONFIG_FILE = "config.json"
 EVENTS_FILE = "events.jsonl"
 SCHEDULE_FILE = "schedule.json"
+LOG_FORMAT = "ray_autolrs.events/1"
+"""Stands in a log's first record; a log without one is of an older version."""
+
 LEASE_FILE = "lease.json"
 PROGRESS_FILE = "progress.json"
 
@@ -115,25 +119,29 @@ class RunFolder:
         return list(self.filesystem.get_file_info(fs.FileSelector(self.path)))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a file as indented JSON."""
-        self.write(name, (json.dumps(value, indent=2) + "\n").encode())
+        """Write a file as indented JSON; an object with its checksum."""
+        self.write(name, (json.dumps(sealed(value), indent=2) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
         """Return a JSON file's value, or None if there is no such file.
 
         Raises:
-            ValueError: the file is not JSON; the message names it.
+            ValueError: the file is not JSON, or not what was written; the message names it.
         """
         content = self.read(name)
         if content is None:
             return None
         try:
-            return json.loads(content)
+            value = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{self.path}/{name} is damaged, or is not a run's: it is not JSON ({error}); use "
                 "another name for a new run"
             ) from error
+        try:
+            return unsealed(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path}/{name}: {error}") from error
 
 
 class EventLog:
@@ -206,6 +214,10 @@ def parse_events(content: bytes, path: str = "") -> list[Record]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise _no_record(path, number, f"it is not JSON ({error})") from error
+        try:
+            record = unsealed(record)
+        except (ValueError, RecursionError) as error:
+            raise _no_record(path, number, str(error)) from error
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
             raise _no_record(path, number, "it is not an object with a kind")
         records.append(record)
@@ -231,4 +243,5 @@ def _written_beside(path: str, content: bytes, *, is_synced: bool = True) -> Pat
 
 
 def _lines(records: Iterable[Record]) -> bytes:
-    return b"".join(json.dumps(record, allow_nan=False).encode() + b"\n" for record in records)
+    lines = (json.dumps(sealed(record, LINE_DIGITS), allow_nan=False) for record in records)
+    return b"".join(line.encode() + b"\n" for line in lines)

@@ -20,10 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ray_autolrs.checksums import sealed, unsealed
 from ray_autolrs.cluster.background import Background
 from ray_autolrs.cluster.run_folder import LEASE_FILE, RunFolder
 
 logger = logging.getLogger(__name__)
+
+FORMAT = "ray_autolrs.lease/1"
 
 BEAT_INTERVAL_S = 5.0
 """Seconds between two signs of life."""
@@ -147,15 +150,15 @@ class RunLease(Background):
 
     def _next_beat(self) -> bytes:
         self._beats += 1
-        lease = {"owner": self.owner, "beats": self._beats, **_process()}
-        return (json.dumps(lease, indent=2) + "\n").encode()
+        lease = {"format": FORMAT, "owner": self.owner, "beats": self._beats, **_process()}
+        return (json.dumps(sealed(lease), indent=2) + "\n").encode()
 
 
 def _read(folder: RunFolder) -> dict[str, Any] | None:
     """Return a lease that is complete; one that is not has no holder that could be asked."""
     content = folder.read(LEASE_FILE)
     try:
-        lease = json.loads(content or b"")
+        lease = unsealed(json.loads(content or b""))
     except (ValueError, RecursionError):
         return None
     names = {"owner": str, "beats": int, "host": str, "machine": str, "pid": int}

@@ -33,7 +33,13 @@ from ray_autolrs.algorithm.stages.records import Record, choice_record, event_re
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leases, Over
 from ray_autolrs.cluster.progress_file import ProgressFile
-from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, EventLog, RunFolder
+from ray_autolrs.cluster.run_folder import (
+    EVENTS_FILE,
+    LOG_FORMAT,
+    SCHEDULE_FILE,
+    EventLog,
+    RunFolder,
+)
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.sinks.sink import Status
@@ -88,8 +94,8 @@ class SearchActor:
         self._progress = ProgressFile(folder)
         self._log = EventLog(folder, owner)
         if not any(record["kind"] == "lanes" for record in self._log.records):
-            record = {"kind": "lanes", "parallel_probes": parallel_probes, "time": time.time()}
-            self._log.append([record])
+            record = {"kind": "lanes", "format": LOG_FORMAT, "parallel_probes": parallel_probes}
+            self._log.append([record | {"time": time.time()}])
         self._load()
 
     def exchange(self, event: Event | None) -> Command:
@@ -172,6 +178,8 @@ class SearchActor:
         self._log = EventLog(self._folder, self._owner)
         try:
             lanes = next(record for record in self._log.records if record["kind"] == "lanes")
+            if lanes.get("format", LOG_FORMAT) != LOG_FORMAT:
+                raise ValueError(f"its format is {lanes['format']!r}, not {LOG_FORMAT!r}")
             self._plan = self._config.plan(lanes["parallel_probes"])
             self._state = replay(self._plan, self._log.records)
         except SearchFailedError:

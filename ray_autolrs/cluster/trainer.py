@@ -29,6 +29,7 @@ from ray_autolrs.cluster.lanes.choice import check_lanes
 from ray_autolrs.cluster.local_run import run_locally
 from ray_autolrs.cluster.run_folder import CONFIG_FILE, EventLog, RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
+from ray_autolrs.cluster.stopped_run import last_checkpoint_told
 from ray_autolrs.cluster.used_folder import (
     checkpoint_of,
     finished_record,
@@ -145,7 +146,7 @@ class AutoLRSTrainer:
             ValueError: the run's name was used with other settings, or is being trained by
                 another process, or is that of a folder that no run can go on in; the cluster is
                 too small; or a worker refused the task's data or loss.
-            SearchFailedError: every LR tried in a stage diverged.
+            SearchFailedError: every LR tried in a stage diverged; it names the last checkpoint.
             ray.train.TrainingFailedError: workers were lost more often than
                 ``run_config.failure_config`` allows.
         """
@@ -185,7 +186,7 @@ class AutoLRSTrainer:
         config = self._resolved(folder, events)
         sinks = (LogSink(), ProgressBar(), *self.sinks)
         requested = self._finish_requested
-        with finish_on_signal(requested):
+        with last_checkpoint_told(folder), finish_on_signal(requested):
             if self._num_workers == 0:
                 run_locally(self.task, config, folder, self.run_config, requested, sinks, owner)
             else:

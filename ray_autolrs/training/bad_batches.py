@@ -6,7 +6,7 @@ only after a loss that was not finite.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ray_autolrs.training.batches import StepBatches
-from ray_autolrs.training.engine import Engine
+from ray_autolrs.training.engine import Engine, Share
 from ray_autolrs.training.gradient_checks import bad_gradient, counts_nothing, not_finite
 
 UNCOUNTED: Final = "uncounted"
@@ -30,11 +30,8 @@ def examine(engine: Engine, step: int, micro: int) -> str | None:
     It changes buffers and random states.
 
     Returns:
-        ``UNCOUNTED``; what is not finite and where, in words; or None if all is finite, or
-        the micro-batch is of a stream that another worker reads.
+        ``UNCOUNTED``; what is not finite and where, in words; or None if all is finite.
     """
-    if not engine.batches.has(micro):
-        return None
     replica = engine.replica
     batch = engine.batches.micro(step, micro)
     with torch.enable_grad():
@@ -49,24 +46,38 @@ def examine(engine: Engine, step: int, micro: int) -> str | None:
     bad_input = next(bad_tensors(batch, "batch"), None)
     if bad_input is not None:
         name, held = bad_input
-        return f"input {name} holds {held}{_listed(bad_samples or samples)}"
+        return f"input {name} holds {held}{_listed(engine, micro, bad_samples or samples)}"
     if held is not None:
-        return f"the loss is {held}, though every input is finite{_listed(samples)}"
+        return f"the loss is {held}, though every input is finite{_listed(engine, micro, samples)}"
     assert gradient is not None
     name, held = gradient
     return (
         f"the gradient of {name!r} holds {held}, though every input and the loss are finite"
-        f"{_listed(samples)}"
+        f"{_listed(engine, micro, samples)}"
     )
+
+
+def examine_together(
+    engine: Engine, share: Share, step: int, micros: Collection[int]
+) -> list[str | None]:
+    """Return what each of a step's micro-batches shows; every worker looks at those of its share.
+
+    All workers of the share's group call it, and get the same.
+    """
+    mine = {micro: examine(engine, step, micro) for micro in micros if micro in share.micros}
+    found = {micro: fault for part in share.group.gather(mine) for micro, fault in part.items()}
+    return [found[micro] for micro in micros]
 
 
 def first_fault(engine: Engine, step: int) -> str | None:
     """Return what is wrong with a step's batch at the weights that the replica holds.
 
+    All workers call it, and get the same.
+
     Returns:
         In words; or ``UNCOUNTED`` where only some micro-batches lack a loss; or None.
     """
-    found = [examine(engine, step, micro) for micro in range(engine.batches.micro_batches)]
+    found = examine_together(engine, engine.together, step, range(engine.batches.micro_batches))
     faults = [fault for fault in found if fault not in (None, UNCOUNTED)]
     if faults:
         return faults[0]
@@ -81,7 +92,7 @@ def no_label(engine: Engine, step: int) -> str:
     samples = [index for micro in micros for index in _samples(engine, step, micro)[0]]
     return (
         "the loss is nan and has no gradient in any micro-batch, as where every label is ignored"
-        f"{_listed(samples)}"
+        f"{_listed(engine, None, samples)}"
     )
 
 
@@ -131,9 +142,9 @@ def _samples(engine: Engine, step: int, micro: int) -> tuple[list[int], list[int
     return indices, bad
 
 
-def _listed(samples: list[int]) -> str:
-    if not samples:
-        return ""
+def _listed(engine: Engine, micro: int | None, samples: list[int]) -> str:
+    if not samples:  # They are of a stream.
+        return "" if micro is None else f"; micro-batch {micro}, read by worker {engine.group.rank}"
     shown = ", ".join(map(str, samples[:SHOWN_SAMPLES]))
     more = ", ..." if len(samples) > SHOWN_SAMPLES else ""
     return f"; samples of train_dataset: {shown}{more}"

@@ -26,6 +26,7 @@ class KnownSteps:
         losses: training loss of each.
         evaluations: those among them.
         skipped: numbers of those that were left out, from 0.
+        overflows: how many of the latest the gradient scaler left out, one after the other.
         reused_steps: the first ones that a probe had taken.
         wall_s: seconds that they took.
     """
@@ -33,6 +34,7 @@ class KnownSteps:
     losses: tuple[float, ...] = ()
     evaluations: Evaluations = ()
     skipped: frozenset[int] = frozenset()
+    overflows: int = 0
     reused_steps: int = 0
     wall_s: float = 0.0
 
@@ -42,6 +44,7 @@ class KnownSteps:
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "evaluations": [[steps, dict(means)] for steps, means in self.evaluations],
             "skipped": sorted(self.skipped),
+            "overflows": self.overflows,
             "reused_steps": self.reused_steps,
             "wall_s": self.wall_s,
         }
@@ -54,6 +57,7 @@ class KnownSteps:
             losses=tuple(plain["losses"].tolist()),
             evaluations=evaluations,
             skipped=frozenset(plain["skipped"]),
+            overflows=plain["overflows"],
             reused_steps=plain["reused_steps"],
             wall_s=plain["wall_s"],
         )

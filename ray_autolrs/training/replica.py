@@ -23,7 +23,8 @@ from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
-from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.collectives import Group, Solo
+from ray_autolrs.training.counted import count_only
 from ray_autolrs.training.data_parallel import averages_gradients, data_parallel, gradient_sync
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.parts import built_parts
@@ -49,6 +50,12 @@ class Replica:
 
     Attributes:
         path: of the weights; None where nobody follows it.
+
+    Attributes:
+        rescales_uncounted: whether a step's gradient is the mean over those micro-batches whose
+            loss is not 0 / 0, rather than over all; it costs the workers an exchange in each step.
+        gradient_norms: where the 2-norm of each step's (scaled) gradient is noted; None for
+            nowhere.
 
     Raises:
         ValueError: one of the task's settings is out of its range, its parts are refused, or the
@@ -87,6 +94,8 @@ class Replica:
         alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
         self._unused_are_known = alone
+        self.rescales_uncounted = False
+        self.gradient_norms: dict[int, Tensor] | None = None
 
     def _build_average(self, averaging: Averaging | None) -> WeightAverage:
         if not averages_itself(self.optimizer):
@@ -152,6 +161,12 @@ class Replica:
             self.average.update()
             return
         self._set_gradients(step, batches, micros, losses, self._forward_module(alone))
+        if self.rescales_uncounted:
+            group = Solo() if alone else self._group
+            count_only(losses[micros.start : micros.stop], len(losses), self._parameters, group)
+        if self.gradient_norms is not None:
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            self.gradient_norms[step] = nn.utils.get_total_norm(gradients)
         if self.task.max_grad_norm is not None:
             self.scaler.unscale_(self.average.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.task.max_grad_norm)

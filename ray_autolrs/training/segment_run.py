@@ -82,6 +82,7 @@ class SegmentRun:
         self._losses = [*known.losses]
         self._evaluations = [*known.evaluations]
         self._skipped = set(known.skipped)
+        self._overflows = known.overflows
         self._reused_steps = known.reused_steps
         self._started_s = time.perf_counter() - known.wall_s
 
@@ -92,6 +93,7 @@ class SegmentRun:
             losses=tuple(self._losses),
             evaluations=tuple(self._evaluations),
             skipped=frozenset(self._skipped),
+            overflows=self._overflows,
             reused_steps=self._reused_steps,
             wall_s=time.perf_counter() - self._started_s,
         )
@@ -123,7 +125,14 @@ class SegmentRun:
         taken, every = self.begun_steps, self._look_every
         looks = {*range(every, segment.steps, every), segment.steps, *self._eval_steps}
         steps = SegmentSteps(
-            engine, segment, self._share, self._start, self._losses, looks, self._skipped
+            engine,
+            segment,
+            self._share,
+            self._start,
+            self._losses,
+            looks,
+            self._skipped,
+            self._overflows,
         )
         evaluated = {done for done, _ in self._evaluations}
         if taken in self._eval_steps - evaluated and not math.isfinite(self._evaluate(taken)):
@@ -132,6 +141,7 @@ class SegmentRun:
         for done, latest in steps.looks():
             latest_loss = self._evaluate(done) if done in self._eval_steps else latest[-1]
             self._losses += latest
+            self._overflows = steps.overflows
             progress(done, latest_loss)
             if not all(map(math.isfinite, latest)):
                 return True

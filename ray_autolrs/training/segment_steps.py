@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from ray_autolrs.algorithm.schedules.segments import Segment
-from ray_autolrs.training.bad_batches import UNCOUNTED, examine, fault_message, no_label
+from ray_autolrs.training.bad_batches import fault_message
 from ray_autolrs.training.engine import Engine, Share
 from ray_autolrs.training.evaluation import Evaluation
 from ray_autolrs.training.snapshot import Snapshot
+from ray_autolrs.training.verdict import Inquest, Verdict, weights_are_finite
 
 MOST_BAD_STEPS = 10
-"""So many bad steps one after the other are no spike: the run ends, also if it may skip."""
+"""So many bad steps one after the other are no spike: the run ends, also if it may skip. So many
+that the gradient scaler has left out are a divergence."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Why losses are not finite.
+SPIKE_FACTOR = 10.0
+"""A step is a spike if the 2-norm of its gradient is so many times the median of those since the
+last look at the losses; steps are left out for it where bad batches may be skipped. Ours."""
 
-    Attributes:
-        is_uncounted: only micro-batches without a counted label lack a loss; training is sound.
-        bad: number of a step in the segment that is bad at good weights, if there is one.
-        fault: what is bad about it.
-    """
-
-    is_uncounted: bool = False
-    bad: int | None = None
-    fault: str = ""
+LEAST_COMPARED = 5
+"""Steps that a median is taken of, at least."""
 
 
 class SegmentSteps:
@@ -45,6 +39,10 @@ class SegmentSteps:
         losses: of the segment's steps that are taken already.
         look_steps: after which numbers of steps the losses are looked at; the last is one of them.
         skipped: numbers, in the segment, of the steps that were left out; more are put in.
+        overflows: see below, of the steps that are taken already.
+
+    Attributes:
+        overflows: steps up to now that the gradient scaler has left out, one after the other.
     """
 
     def __init__(
@@ -56,6 +54,7 @@ class SegmentSteps:
         losses: Collection[float],
         look_steps: Collection[int],
         skipped: set[int],
+        overflows: int = 0,
     ) -> None:
         self._engine = engine
         self._replica = engine.replica
@@ -67,8 +66,10 @@ class SegmentSteps:
         self._latest = [*losses][-1:]
         self._look_steps = look_steps
         self._table = engine.loss_table(segment.steps)
-        self._is_own_good = False
+        self._is_own_good = self._was_taken_again = False
+        self.overflows = overflows
         self.skipped = skipped
+        self._replica.gradient_norms = {} if self._skips else None
         if self._skips and losses:
             self._keep(len(losses))
 
@@ -85,11 +86,11 @@ class SegmentSteps:
             for done in self._steps(self._taken, self._segment.steps):
                 if done not in self._look_steps:
                     continue
-                skipped = len(self.skipped)
+                self._was_taken_again = False
                 latest = self._losses_since_look(done)
                 self._looked, self._latest = done, latest[-1:]
                 yield done, latest
-                if len(self.skipped) > skipped:
+                if self._was_taken_again:
                     self._taken = done
                     break  # Steps were taken again, so that the loader stands elsewhere.
             else:
@@ -138,59 +139,100 @@ class SegmentSteps:
             latest = self._engine.mean_losses(self._table[first:done], group)
             latest = self._filled(latest, first)
             finite = all(map(math.isfinite, latest))
-            if finite and not (self._skips and not self._weights_are_finite()):
-                break
+            if finite and not (self._skips and not weights_are_finite(self._engine)):
+                spike = self._spike(first, done)
+                if spike is None:
+                    self._overflows = 0
+                    break
+                self._leave_out(Verdict(bad=spike), done)
+                continue
             if not self._replica.can_look_back:
                 return latest
             verdict = self._judged(first, done)
+            if verdict.is_uncounted and not self._replica.rescales_uncounted:
+                self._replica.rescales_uncounted = True
+                self._take_again(done)
+                continue
             if verdict.is_uncounted:
                 latest = self._filled(self._counted_means(first, done), first)
+                break
+            if verdict.is_left_out and self._passes_by(latest):
+                overflowed = [n for n, loss in enumerate(latest, first) if not math.isfinite(loss)]
+                latest = self._filled(latest, first, overflowed)
                 break
             if verdict.bad is None:
                 return latest
             self._raise_if_bad(verdict)
-            self._leave_out(verdict, first, done)
+            self._leave_out(verdict, done)
         if self._skips:
             self._keep(done)
         return latest
+
+    def _passes_by(self, losses: list[float]) -> bool:
+        """Count the steps that the gradient scaler left out; tell whether they are too few yet."""
+        for loss in losses:
+            self.overflows = 0 if math.isfinite(loss) else self.overflows + 1
+            if self.overflows == MOST_BAD_STEPS:
+                return False
+        return bool(self._latest) or any(map(math.isfinite, losses))
 
     def _keep(self, done: int) -> None:
         if not self._is_own_good:  # The segment's own snapshot stays as it is.
             self._good, self._is_own_good = Snapshot(), True
         self._good.capture(self._replica, self._step(done))
 
-    def _leave_out(self, verdict: _Verdict, first: int, done: int) -> None:
-        """Take the steps since the last look again, without the bad ones."""
+    def _spike(self, first: int, done: int) -> int | None:
+        """Return the first step since the last look whose gradient is far above the median.
+
+        Many of them one after the other are no spike.
+        """
+        norms = self._replica.gradient_norms
+        kept = [number for number in range(first, done) if number not in self.skipped]
+        if norms is None or len(kept) < LEAST_COMPARED:
+            return None
+        values: list[float] = torch.stack([norms[self._step(n)] for n in kept]).tolist()
+        limit = SPIKE_FACTOR * statistics.median(values)
+        spikes = [n for n, value in zip(kept, values, strict=True) if value > limit]
+        shared: list[int] = self._share.group.broadcast_object(spikes)
+        return next((n for n in shared if not self.skipped >= _streak(n) - {n}), None)
+
+    def _leave_out(self, verdict: Verdict, done: int) -> None:
+        """Take the steps since the good state again, without the bad ones."""
         assert verdict.bad is not None
         self.skipped.add(verdict.bad)
-        latest = {verdict.bad - back for back in range(MOST_BAD_STEPS)}
-        nothing_before = not self._latest and self.skipped >= {*range(first, done)}
-        if latest <= self.skipped or nothing_before:
+        nothing_before = not self._latest and self.skipped >= {*range(self._looked, done)}
+        if verdict.fault and (self.skipped >= _streak(verdict.bad) or nothing_before):
             fault = f"{verdict.fault}; and so it was in each of the {len(self.skipped)} before"
             raise ValueError(fault_message(self._engine, self._step(verdict.bad), fault))
-        self._good.restore(self._replica)
-        for number in range(first, done):
+        self._take_again(done)
+
+    def _take_again(self, done: int) -> None:
+        self._was_taken_again = True
+        for number in range(self._good.restore(self._replica) - self._segment.first_step, done):
             if number in self.skipped:
                 self._table[number] = 0.0
             else:
                 assert [*self._steps(number, number + 1)] == [number + 1]
 
-    def _raise_if_bad(self, verdict: _Verdict) -> None:
+    def _raise_if_bad(self, verdict: Verdict) -> None:
         if verdict.bad is not None and not self._skips:
             raise ValueError(fault_message(self._engine, self._step(verdict.bad), verdict.fault))
 
     def _step(self, number: int) -> int:
         return self._segment.first_step + number
 
-    def _filled(self, losses: list[float], first: int) -> list[float]:
-        """Return losses with those of skipped steps replaced by their neighbours'."""
-        if not self.skipped:
+    def _filled(
+        self, losses: list[float], first: int, overflowed: Collection[int] = ()
+    ) -> list[float]:
+        """Return losses with those of steps that were left out replaced by their neighbours'."""
+        left_out = self.skipped.union(overflowed)
+        if not left_out:
             return losses
-        kept = [loss for n, loss in enumerate(losses, first) if n not in self.skipped]
+        kept = [loss for n, loss in enumerate(losses, first) if n not in left_out]
         latest = (self._latest or kept)[0]
         filled: list[float] = []
         for number, loss in enumerate(losses, first):
-            latest = latest if number in self.skipped else loss
+            latest = latest if number in left_out else loss
             filled.append(latest)
         return filled
 
@@ -199,53 +241,14 @@ class SegmentSteps:
         means: list[float] = rows.nanmean(dim=1).tolist()
         return means
 
-    def _weights_are_finite(self) -> bool:
-        norm = nn.utils.get_total_norm([*self._replica.module.parameters()])
-        return bool(norm.isfinite())
+    def _judged(self, first: int, done: int) -> Verdict:
+        """Find out why the losses of steps ``first`` to before ``done`` are not finite."""
+        inquest = Inquest(
+            self._engine, self._share, self._good, self._segment.first_step, self.skipped
+        )
+        return inquest.judge(self._table[first:done], first, done)
 
-    def _judged(self, first: int, done: int) -> _Verdict:
-        """Find out why the losses of steps ``first`` to before ``done`` are not finite.
 
-        Rank 0 looks, at all micro-batches by itself, and its word counts for all workers. It is
-        in the state that it was in if only micro-batches without a counted label lack a loss.
-        """
-        rows = self._engine.micro_losses(self._table[first:done], self._share.group)
-        rank = self._share.group.rank
-        found = self._looked_back(first, done, rows) if rank == 0 else None
-        verdict: _Verdict = self._share.group.broadcast_object(found)
-        return verdict
-
-    def _looked_back(self, first: int, done: int, rows: torch.Tensor) -> _Verdict:
-        here: Snapshot | None = None
-        if not rows.isinf().any() and self._weights_are_finite():
-            here = Snapshot()
-            here.capture(self._replica, self._step(done))
-        self._good.restore(self._replica)
-        bad_rows: list[int] = (~rows.isfinite()).any(dim=1).nonzero().flatten().tolist()
-        bad_rows = [row for row in bad_rows if first + row not in self.skipped]
-        for row in bad_rows:
-            micros: list[int] = (~rows[row].isfinite()).nonzero().flatten().tolist()
-            found = [examine(self._engine, self._step(first + row), micro) for micro in micros]
-            faults = [fault for fault in found if fault not in (None, UNCOUNTED)]
-            if faults and faults[0] is not None:
-                return _Verdict(bad=first + row, fault=faults[0])
-            if None in found:
-                break
-            if len(micros) == rows.shape[1]:
-                fault = no_label(self._engine, self._step(first + row))
-                return _Verdict(bad=first + row, fault=fault)
-        else:
-            if bad_rows and here is not None:
-                here.restore(self._replica)
-                return _Verdict(is_uncounted=True)
-        # A gradient that is not finite shows in the loss of the next step.
-        before = (first + bad_rows[0] if bad_rows else done) - 1
-        while before in self.skipped:
-            before -= 1
-        if before < 0:
-            return _Verdict()
-        for micro in range(rows.shape[1] if rows.ndim == 2 else 1):
-            fault = examine(self._engine, self._step(before), micro) or UNCOUNTED
-            if fault != UNCOUNTED:
-                return _Verdict(bad=before, fault=fault)
-        return _Verdict()
+def _streak(number: int) -> set[int]:
+    """Return a step and those before it that would make it one too many."""
+    return {number - back for back in range(MOST_BAD_STEPS)}

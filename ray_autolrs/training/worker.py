@@ -124,9 +124,7 @@ class Worker:
         step, task = self.snapshot.restore(self.replica), self.replica.task
         is_finite = self.engine.first_loss_is_finite(step)
         if not is_finite:
-            looks_back = self.replica.can_look_back and self.group.rank == 0
-            fault = first_fault(self.engine, step) if looks_back else None
-            fault = self.group.broadcast_object(fault)
+            fault = first_fault(self.engine, step) if self.replica.can_look_back else None
             if fault is None:
                 raise ValueError(
                     f"{type(task).__name__}.loss is not finite at step {step}, before any update; "
@@ -187,8 +185,11 @@ class Worker:
         begun = self._begun_of(apply)
         if begun is None:
             begun = self._kept.state_for(apply)
-            if begun is not None and min(eval_steps) < len(begun.known.losses):
-                begun = None  # An evaluation lies within the steps that would be left out.
+            skips = self.replica.task.on_bad_batch == "skip"
+            if begun is not None and (skips or min(eval_steps) < len(begun.known.losses)):
+                # An evaluation lies within the steps that would be left out, or the losses were
+                # looked at after other steps: what a spike is depends on that.
+                begun = None
         best = BestWeights(to_beat=self.best.loss)
         if begun is not None:
             best.take(begun.best)

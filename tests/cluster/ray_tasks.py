@@ -10,12 +10,17 @@ import signal
 import time
 from pathlib import Path
 
+import ray
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.cluster.tiny_runs import TinyTask
 from tests.digits_task import DigitsTask
+
+
+WAIT_S = 60.0
+"""Longest wait for an actor: on busy cores it starts in a minute."""
 
 
 class Waits(DigitsTask):
@@ -67,7 +72,10 @@ class RefusesBatch(TinyTask):
 
 
 class FromEnvironment(TinyTask):
-    """Its data depend on a variable; each process that builds them leaves a mark."""
+    """Its data depend on a variable; each process that builds them leaves a mark.
+
+    Training waits until the range test, a worker and a probe actor have done so.
+    """
 
     def __init__(self, marks: Path) -> None:
         super().__init__()
@@ -82,3 +90,12 @@ class FromEnvironment(TinyTask):
     def val_dataset(self) -> TensorDataset:
         x = torch.ones(8, 4)
         return TensorDataset(x, x[:, :2])
+
+    def loss(self, model, batch):
+        # An actor is started after the worker's first look at the loss.
+        waits = ray.get_runtime_context().get_actor_id() is not None and self.steps > 0
+        deadline_s = time.monotonic() + WAIT_S
+        while waits and len([*self.marks.iterdir()]) < 3:
+            assert time.monotonic() < deadline_s, "no probe actor has built the task"
+            time.sleep(0.1)
+        return super().loss(model, batch)

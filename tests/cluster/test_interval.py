@@ -15,6 +15,7 @@ from ray.train import RunConfig, ScalingConfig
 from torch import Tensor, nn
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Bracket
+from ray_autolrs.checksums import unsealed
 from ray_autolrs.cluster import interval
 from ray_autolrs.cluster.interval import RANGE_TEST_FILE, range_test_steps, with_interval
 from ray_autolrs.cluster.run_folder import RunFolder
@@ -72,7 +73,7 @@ def test_a_run_searches_the_interval_that_the_range_test_finds(
     wanted = dataclasses.replace(CONFIG, lr=(expected.lr_min, expected.lr_max))
     resolved = wanted.resolve(global_batch_size=32)
     assert result.config == resolved
-    assert read(tmp_path, "config.json") == resolved.to_json()
+    assert unsealed(read(tmp_path, "config.json")) == resolved.to_json()
     assert result.events[-1]["range_test_steps"] == len(expected.losses) > 20
     lrs = [event["peak_lr"] for event in result.events if event["kind"] == "probe"]
     assert len(lrs) >= 3

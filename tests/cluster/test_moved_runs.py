@@ -51,13 +51,14 @@ def test_a_run_that_moves_to_ray_and_back_ends_as_if_it_had_stayed(tmp_path):
     assert_same_run(result, undisturbed)
 
 
-def test_the_range_test_has_the_workers_environment(tmp_path):
+def test_range_test_and_probe_actors_have_the_workers_environment(tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
-    run = trainer(tmp_path, FromEnvironment(marks), 1, lr=None, total_steps=30)
+    lanes = Lanes(kind="actors", actors=1)
+    run = trainer(tmp_path, FromEnvironment(marks), 1, lr=None, total_steps=30, lanes=lanes)
     environment = {"env_vars": {"SAMPLES": "64"}}
     vars(run.run_config)["worker_runtime_env"] = environment
     run.fit()
     names = [path.name for path in marks.iterdir()]
-    assert len(names) >= 2
+    assert len(names) >= 3
     assert all(name.startswith("64-") for name in names)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ray_autolrs import LRSchedule
 from tests.cluster.tiny_runs import TinyTask, assert_same_run, tiny_trainer
 
 
@@ -80,12 +81,55 @@ def test_a_file_that_is_not_a_run_s_is_refused_by_its_name(storage, name, conten
         tiny_trainer(storage).fit()
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after", "message"),
+    [
+        (
+            "config.json",
+            '"seed": 0',
+            '"seed": 1',
+            r"run/config\.json: it does not have the checksum",
+        ),
+        (
+            "schedule.json",
+            '"last_step": ',
+            '"last_step": 1',
+            r"run/schedule\.json: it does not have",
+        ),
+        ("events.jsonl", '"steps": ', '"steps": 1', r"line \d+ of .*run/events\.jsonl is damaged"),
+    ],
+)
+def test_a_file_with_a_number_that_was_not_written_is_refused(
+    storage, name, before, after, message
+):
+    path = storage / "run" / name
+    changed = path.read_text().replace(before, after, 1)
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with pytest.raises(ValueError, match=message):
+        tiny_trainer(storage).fit()
+    if name == "schedule.json":
+        with pytest.raises(ValueError, match=r"schedule\.json is not a schedule .* checksum"):
+            LRSchedule.load(path)
+
+
+def test_a_log_of_another_format_is_refused(storage):
+    log = storage / "run/events.jsonl"
+    lanes, *others = log.read_text().splitlines()
+    record = json.loads(lanes) | {"format": "ray_autolrs.events/9"}
+    del record["sha256"]
+    kept = [line for line in others if '"kind": "finished"' not in line]
+    log.write_text("".join(f"{line}\n" for line in [json.dumps(record), *kept]))
+    with pytest.raises(ValueError, match=r"its format is 'ray_autolrs\.events/9', not"):
+        tiny_trainer(storage).fit()
+
+
 def test_a_record_that_lacks_a_value_is_refused_with_the_log_s_name(storage):
     log = storage / "run/events.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()]
     records = [record for record in records if record["kind"] != "finished"]
     probe = next(record for record in records if record["kind"] == "probe")
-    del probe["training_losses"]
+    del probe["training_losses"], probe["sha256"]
     log.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     with pytest.raises(ValueError, match=r"events\.jsonl is not .*KeyError: 'training_losses'"):
         tiny_trainer(storage).fit()

@@ -52,6 +52,29 @@ def test_it_finds_what_find_lr_finds_on_the_same_batches(tmp_path, averaging, ac
     assert_same(list(callback.found.batches_read), list(expected.batches_read))
 
 
+@pytest.mark.parametrize("averaging", [ScheduleFreeAverage(), None], ids=["averaged", "plain"])
+def test_with_the_same_arithmetic_it_finds_the_very_lr_that_find_lr_finds(tmp_path, averaging):
+    trainer = trainer_of(tmp_path)
+    trainer.model_accepts_loss_kwargs = False  # else the loss is a sum, divided by the tokens
+    callback = searched(trainer, averaging=averaging)
+    trainer.train()
+    other = trainer_of(tmp_path)
+    expected = find_lr(
+        other.model,
+        other.create_optimizer(),
+        loss=mean_loss,
+        train_batches=other.get_train_dataloader(),
+        total_steps=STEPS,
+        averaging=averaging,
+        max_grad_norm=1.0,
+        **SHORT,
+    )
+    assert callback.found.lr == expected.lr
+    for probe, alike in zip(callback.found.probes, expected.probes, strict=True):
+        assert probe.training_losses == alike.training_losses
+        assert probe.loss == alike.loss
+
+
 def test_the_search_changes_nothing_that_the_trainer_sees(tmp_path):
     """With the LR that it finds, a trainer without it trains to the same bits."""
     trainer = trainer_of(tmp_path, lr_scheduler_type="cosine", warmup_steps=3)

@@ -61,3 +61,22 @@ class Leaner(Broken):
     """Bad steps may be skipped."""
 
     on_bad_batch = "skip"
+
+
+class Ignoring(ToyTask):
+    """Labels of -100 do not count. All of some micro-batches are such."""
+
+    ignored_steps: tuple[int, ...] = (3, 4, 12)
+    ignored = 4
+
+    def train_dataset(self) -> Dataset[Any]:
+        x, y = points(SAMPLES).tensors
+        for step in self.ignored_steps:
+            y[epoch_order(SAMPLES, 0, step * self.global_batch_size, self.ignored)] = -100
+        return TensorDataset(x, y)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], ignore_index=-100)
+
+    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {}

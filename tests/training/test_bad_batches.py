@@ -12,9 +12,10 @@ from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe
 from ray_autolrs.training.batches import epoch_order
 from ray_autolrs.training.worker import Worker
-from tests.training.broken_data import BAD_STEP, SAMPLES, Broken, Leaner, sample_at
+from tests.training.broken_data import BAD_STEP, SAMPLES, Broken, Ignoring, Leaner, sample_at
 from tests.training.toy import (
     ToyTask,
+    assert_near,
     assert_same,
     full_net,
     make_worker,
@@ -23,6 +24,7 @@ from tests.training.toy import (
     silent,
     state_of,
     train,
+    values,
 )
 
 
@@ -125,29 +127,55 @@ def test_where_no_step_is_bad_the_choice_changes_nothing():
     assert_same(state_of(one.replica), state_of(other.replica))
 
 
+class Spiky(ToyTask):
+    """The loss of some steps is many times that of others."""
+
+    on_bad_batch = "skip"
+    bad_steps: tuple[int, ...] = (13,)
+    factor = 1000.0
+
+    def train_dataset(self) -> Dataset[Any]:
+        x, y = points(SAMPLES).tensors
+        for step in self.bad_steps:
+            x[epoch_order(SAMPLES, 0, step * self.global_batch_size, self.global_batch_size)] += 50
+        return TensorDataset(x, y)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        is_spike = batch[0].mean() > 20
+        x = batch[0] - 50 * is_spike
+        return nn.functional.cross_entropy(model(x), batch[1]) * (self.factor if is_spike else 1)
+
+    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize("bad_steps", [(13,), (0,), (12, 13, 19), (9, 10)])
+def test_a_spike_is_left_out_where_bad_batches_may_be_skipped(bad_steps: tuple[int, ...]):
+    worker, other = (make_worker(Spiky(plain_net, bad_steps=bad_steps)) for _ in range(2))
+    done = apply(worker)
+    assert (done.diverged, done.skipped_steps) == (False, len(bad_steps))
+    for step in range(30):
+        if step not in bad_steps:
+            train(other, step, 1)
+    assert_same(state_of(worker.replica)["tensors"], state_of(other.replica)["tensors"])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"on_bad_batch": "raise"}, {"factor": 5.0}, {"bad_steps": tuple(range(10, 30))}]
+)
+def test_what_is_no_spike_is_trained_on(settings: dict[str, Any]):
+    """It may not be left out, is not ten times as large, or is the rule rather than a spike."""
+    worker, other = (make_worker(Spiky(plain_net, **settings)) for _ in range(2))
+    done = apply(worker)
+    assert done.skipped_steps == 0
+    train(other, 0, 30)
+    assert_same(state_of(worker.replica)["tensors"], state_of(other.replica)["tensors"])
+
+
 def test_data_that_is_bad_throughout_is_no_spike():
     worker = make_worker(Leaner(plain_net, bad_steps=tuple(range(5, 30))))
     with pytest.raises(ValueError, match=r"cannot be trained on.*in each of the 10 before"):
         apply(worker)
-
-
-class Ignoring(ToyTask):
-    """Labels of -100 do not count. All of some micro-batches are such."""
-
-    ignored_steps: tuple[int, ...] = (3, 4, 12)
-    ignored = 4
-
-    def train_dataset(self) -> Dataset[Any]:
-        x, y = points(SAMPLES).tensors
-        for step in self.ignored_steps:
-            y[epoch_order(SAMPLES, 0, step * self.global_batch_size, self.ignored)] = -100
-        return TensorDataset(x, y)
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1], ignore_index=-100)
-
-    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        return {}
 
 
 def test_a_micro_batch_without_a_counted_label_is_left_out_of_the_mean():
@@ -155,12 +183,31 @@ def test_a_micro_batch_without_a_counted_label_is_left_out_of_the_mean():
     done = apply(worker)
     assert not done.diverged
     assert all(map(math.isfinite, done.training_losses))
+    # A loop that leaves such micro-batches out by itself.
     other = make_worker(Ignoring(plain_net, micro_batch_size=4))
-    table = other.engine.loss_table(30)
-    assert len(list(other.engine.steps(0, 30, lambda step: 0.05, table))) == 30
-    assert table[3].isnan().tolist() == [True, False, False, False]
-    assert list(done.training_losses) == table.nanmean(dim=1).tolist()
-    assert_same(state_of(worker.replica)["tensors"], state_of(other.replica)["tensors"])
+    replica, losses = other.replica, []
+    replica.train_mode()
+    for step in range(30):
+        replica.set_lr(0.05)
+        replica.clear_gradients()
+        means = []
+        for batch in next(other.engine.batches.stream(step, 1, range(4))):
+            if (batch[1] >= 0).any():
+                means.append(replica.task.loss(replica.module, batch))
+        torch.stack(means).mean().backward()
+        replica.optimizer.step()
+        losses.append(torch.stack(means).mean().item())
+    assert done.training_losses == pytest.approx(losses, rel=1e-12)
+    assert_near(values(worker.replica), values(replica))
+
+
+def test_from_then_on_their_steps_are_right_at_once():
+    """A run that is continued after such a step ends at the same bits as one that was not."""
+    first, second = (make_worker(Ignoring(plain_net, micro_batch_size=4)) for _ in range(2))
+    second.replica.rescales_uncounted = True
+    assert apply(first).training_losses == apply(second).training_losses
+    assert first.replica.rescales_uncounted
+    assert_same(state_of(first.replica), state_of(second.replica))
 
 
 def test_a_first_micro_batch_without_a_counted_label_is_no_fault():
@@ -217,5 +264,5 @@ def test_a_normal_run_looks_at_nothing_again(monkeypatch: pytest.MonkeyPatch):
     def never(*args: object) -> None:
         raise AssertionError("looked at")
 
-    monkeypatch.setattr("ray_autolrs.training.segment_steps.examine", never)
+    monkeypatch.setattr("ray_autolrs.training.bad_batches.examine", never)
     assert not apply(make_worker(ToyTask())).diverged

@@ -22,14 +22,17 @@ from tests.training.toy import ToyTask, assert_same, make_worker, plain_net, sil
 class Share:
     """What a rank of two trains on, with a state."""
 
-    def __init__(self) -> None:
+    def __init__(self, bad_step: int | None) -> None:
+        self.bad_step = bad_step
         self.batches = StepBatches(ToyTask(), micro_batch_size=8, seed=0)
         self.step = 0
 
     def __iter__(self) -> Iterator[Any]:
         while True:
             self.step += 1
-            yield self.batches.micro(self.step - 1, dist.get_rank())
+            x, y = self.batches.micro(self.step - 1, dist.get_rank())
+            is_bad = self.step - 1 == self.bad_step and dist.get_rank() == 1
+            yield [x * torch.nan if is_bad else x, y]
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}
@@ -39,8 +42,11 @@ class Share:
 
 
 class SharedTask(ToyTask):
+    bad_step: int | None = None
+    """Step at which the share of rank 1 holds an input that is nan."""
+
     def train_dataset(self) -> Any:
-        return Share()
+        return Share(self.bad_step)
 
 
 def trained(worker: Worker) -> dict[str, Any]:
@@ -61,6 +67,11 @@ def ranks(group: Group) -> dict[str, Any]:
     later.engine.batches.go_on_from(positions[group.rank], 30)
     micros = later.engine.together.micros
     [[batch]] = [*later.engine.batches.stream(30, 1, micros)]
+    bad = make_worker(SharedTask(plain_net, bad_step=13), group=group)
+    try:
+        bad.run_apply(Apply(1, Segment(0, 29, 0.05)), silent)
+    except ValueError as error:
+        result["told"] = str(error)
     return result | {"places": [each["place"] for each in positions], "next": batch}
 
 
@@ -74,3 +85,6 @@ def test_two_workers_with_shares_of_a_stream_train_as_one_by_index(tmp_path: Pat
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
         assert found["places"] == [30 - 11] * 2
         assert_same(found["next"], by_index.micro(30, rank))
+        bad = "input batch[0] holds nan; micro-batch 1, read by worker 1."
+        assert found["told"].startswith("step 13 cannot be trained on")
+        assert bad in found["told"]

@@ -44,7 +44,6 @@ from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
 from ray_autolrs.algorithm.search.research import Research
 from ray_autolrs.algorithm.search.strategy import (
-    MOST_RETREATS,
     Candidate,
     Choice,
     Observation,
@@ -128,7 +127,7 @@ class Bracket(SearchStrategy):
     def suggest(
         self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
-        if context.past:
+        if context.past or context.diverged:
             return self._suggest_again(context, told, running)
         grid = lr_grid(context.facts.lr)
         asked = len(told) + len(running)
@@ -142,6 +141,8 @@ class Bracket(SearchStrategy):
     def choose(
         self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
     ) -> Choice | None:
+        if context.diverged and self.research is not None:
+            return self.research.choose_below(context, told)
         probe = None
         if context.past:
             lr = context.past[-1].peak_lr
@@ -152,8 +153,6 @@ class Bracket(SearchStrategy):
         elif any(result.forecast is not None for result in told):
             lr = self._found_lr(context, told)
         else:
-            return None
-        if len(rejected) > MOST_RETREATS:
             return None
         # An LR that diverged does so again.
         diverged = [result.peak_lr for result in told if result.forecast is None] + [*rejected]
@@ -171,8 +170,8 @@ class Bracket(SearchStrategy):
         if self.research is None:
             return None
         lr = context.facts.lr
-        highest_lr = lr[1] if isinstance(lr, tuple) else lr_grid(lr)[-1]
-        return self.research.suggest(context, highest_lr, told, running)
+        interval_end = lr[1] if isinstance(lr, tuple) else lr_grid(lr)[-1]
+        return self.research.suggest(context, interval_end, told, running)
 
     def _probe(self, lr: float, facts: RunFacts) -> Candidate:
         steps = self._candidate_steps(facts)

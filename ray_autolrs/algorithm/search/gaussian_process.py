@@ -147,10 +147,11 @@ class GaussianProcess(SearchStrategy):
     def choose(
         self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
     ) -> Choice | None:
+        ceiling = min((one.peak_lr for one in context.diverged), default=math.inf)
         promised = [
             (loss, result.peak_lr, result.index)
             for result in told
-            if (loss := _promised(result)) is not None
+            if (loss := _promised(result)) is not None and result.peak_lr < ceiling
         ]
         if not promised:
             return None
@@ -161,6 +162,7 @@ class GaussianProcess(SearchStrategy):
         mean, _ = self._posterior(context, told, rejected, ())
         diverged = [result.peak_lr for result in told if _promised(result) is None]
         mean[self._places_on_grid(context, [*diverged, *rejected])] = np.inf
+        mean[[lr >= ceiling for lr in lrs]] = np.inf
         best = int(np.argmin(mean))
         places = self._places_on_grid(context, [result.peak_lr for result in told])
         if best in places:

@@ -17,7 +17,9 @@ So at the start of RESEARCHED_STAGE, where d > ``least_directness``, probes begi
 snapshot: one at η, which the stage goes on from if it wins, so that it costs nothing, and one at
 factor · η. A higher LR wins if its Z is lower than that of the one before by more than
 ``hysteresis`` times the smaller of that Z and of what has been gained, L_0 - Z; while it wins, the
-next higher one is tried. The same is done at the next stages as long as η moves.
+next higher one is tried. The same is done at the next stages as long as η moves. An LR that was
+lowered because another diverged is tried against a higher one whatever d is
+(:mod:`ray_autolrs.algorithm.search.recovery`).
 
 There is no way down: LRs too high by 4 have never been won back by a lower one in our runs, and
 half an LR that is right looks better for long (bench/NOTES.md).
@@ -33,7 +35,15 @@ from dataclasses import dataclass
 
 from ray_autolrs.algorithm.field_checks import check, is_number
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
-from ray_autolrs.algorithm.search.strategy import Candidate, Observation, StageContext
+from ray_autolrs.algorithm.search.recovery import (
+    LENGTHENED,
+    RECOVERY_FACTOR,
+    highest_lr,
+    is_time_to_look,
+    lrs_below,
+    sound,
+)
+from ray_autolrs.algorithm.search.strategy import Candidate, Choice, Observation, StageContext
 
 RESEARCHED_STAGE = 3
 """Begins at 18% of a run, when the LR has risen."""
@@ -86,30 +96,38 @@ class Research:
     def suggest(
         self,
         context: StageContext,
-        highest_lr: float,
+        interval_end: float,
         told: Sequence[Observation],
         running: Sequence[float],
     ) -> Candidate | None:
-        """Return the next probe of a stage that is not the first, or None.
+        """Return the next probe of a stage that is not the first, or that diverged; or None.
 
         Args:
             context: the stage.
-            highest_lr: the largest LR that may be tried.
+            interval_end: the largest LR that may be tried.
             told: the stage's observations, in the order asked.
             running: LRs whose results are not known yet.
         """
-        lrs = self.lrs_to_try(context, highest_lr)
         asked = len(told) + len(running)
-        if asked >= len(lrs):
-            return None
-        if asked >= 2 and (running or self.winner(context, told) < asked - 1):
-            return None
         steps = probe_steps(context.facts.total_steps, context.stage)
-        return Candidate(lrs[asked], steps, 1, context.facts.shape)
+        if context.diverged:
+            latest = context.diverged[-1]
+            # A shorter one would not show whether a lower LR gets past that place.
+            steps = min(context.stage.steps, max(steps, LENGTHENED * latest.steps))
+            asked -= latest.probes
+            lrs = lrs_below(context, told)
+        else:
+            lrs = self.lrs_to_try(context, interval_end)
+            if asked >= 2 and (running or self.winner(context, told) < asked - 1):
+                return None
+        return Candidate(lrs[asked], steps, 1, context.facts.shape) if asked < len(lrs) else None
 
-    def lrs_to_try(self, context: StageContext, highest_lr: float) -> tuple[float, ...]:
-        """Return the LR in use and the higher ones; none where the way has not been straight."""
+    def lrs_to_try(self, context: StageContext, interval_end: float) -> tuple[float, ...]:
+        """Return the LR in use and the higher ones to try; none where it is not worth a probe."""
         stage, past = context.stage, context.past
+        end = highest_lr(context)
+        if _looks_higher(context):
+            return past[-1].peak_lr, min(end, RECOVERY_FACTOR * past[-1].peak_lr)
         if not RESEARCHED_STAGE <= stage.number <= LAST_RESEARCHED_STAGE:
             return ()
         if stage.number > RESEARCHED_STAGE and past[-1].peak_lr == past[-2].peak_lr:
@@ -119,22 +137,33 @@ class Research:
             return ()
         lrs = [past[-1].peak_lr]
         while len(lrs) <= MOST_RAISES:
-            higher = min(self.factor * lrs[-1], highest_lr)
+            higher = min(self.factor * lrs[-1], interval_end, end)
             if higher < SMALLEST_FACTOR * lrs[-1]:
                 break
             lrs.append(higher)
         return tuple(lrs) if len(lrs) > 1 else ()
 
+    def choose_below(self, context: StageContext, told: Sequence[Observation]) -> Choice | None:
+        """Return what a stage whose LR diverged goes on with; None if no probe since was sound."""
+        since = sound(context, told[context.diverged[-1].probes :])
+        if not since:
+            return None
+        won = since[self.winner(context, since)]
+        return Choice(won.peak_lr, won.index)
+
     def winner(self, context: StageContext, results: Sequence[Observation]) -> int:
-        """Return the place of the LR to go on with: the highest that won over the one before."""
+        """Return the place of the LR to go on with: the last that won over the one before.
+
+        One need not win clearly where the LR in use is lower because another diverged.
+        """
         won = 0
+        hysteresis = 0.0 if _looks_higher(context) else self.hysteresis
         for place in range(1, len(results)):
-            before, higher = results[place - 1].forecast, results[place].forecast
-            if before is None or higher is None:
+            before, other = results[place - 1].forecast, results[place].forecast
+            if before is None or other is None:
                 break
             gained = max(0.0, context.initial_loss - before.loss)
-            margin = self.hysteresis * min(gained, abs(before.loss))
-            if not before.loss - higher.loss > margin:
+            if not before.loss - other.loss > hysteresis * min(gained, abs(before.loss)):
                 break
             won = place
         return won
@@ -150,3 +179,10 @@ def probe_steps(total_steps: int | None, stage: Stage) -> int:
     run_steps = total_steps or 2 * stage.first_step
     steps = min(round(PROBE_FRACTION * run_steps), MOST_PROBE_STEPS)
     return min(stage.steps, max(1, steps, round(LEAST_PROBE_FRACTION * run_steps)))
+
+
+def _looks_higher(context: StageContext) -> bool:
+    """Return whether an LR that was lowered by a divergence is tried against a higher one."""
+    if context.diverged or not is_time_to_look(context):
+        return False
+    return highest_lr(context) >= SMALLEST_FACTOR * context.past[-1].peak_lr

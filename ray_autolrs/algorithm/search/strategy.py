@@ -19,9 +19,6 @@ from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import Flat, Shape
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
 
-MOST_RETREATS = 6
-"""How often an LR that diverges after its search is halved before the run is given up. Ours."""
-
 Strategy = TypeVar("Strategy", bound="SearchStrategy")
 
 
@@ -108,6 +105,23 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Divergence:
+    """An LR that was applied in a stage and diverged.
+
+    Attributes:
+        peak_lr: the LR.
+        steps: steps that were taken until it was seen.
+        probes: probes that the stage had made by then.
+        probe: index of the one that had tried this LR; None if there is none.
+    """
+
+    peak_lr: float
+    steps: int
+    probes: int
+    probe: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PastStage:
     """A stage that was applied.
 
@@ -118,6 +132,7 @@ class PastStage:
         training_losses: loss of each step.
         directness: how straight the way of the weights was from the run's start to the stage's
             end (:mod:`ray_autolrs.training.weight_path`); None where it is not known.
+        diverged: what was applied before, from the stage's start, and diverged.
     """
 
     stage: Stage
@@ -125,6 +140,7 @@ class PastStage:
     results: tuple[Observation, ...]
     training_losses: tuple[float, ...] = ()
     directness: float | None = None
+    diverged: tuple[Divergence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +152,15 @@ class StageContext:
         facts: of the run.
         past: the stages before it, in order.
         initial_loss: training loss before the run's first update; NaN while unknown.
+        diverged: what was applied in this stage and diverged, in that order. The stage is searched
+            again from its start, for an LR below them.
     """
 
     stage: Stage
     facts: RunFacts
     past: tuple[PastStage, ...] = ()
     initial_loss: float = math.nan
+    diverged: tuple[Divergence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.schedules.stage_plan import Stage, closing_stage
 from ray_autolrs.algorithm.search.strategy import Observation, ProbeLosses
+from ray_autolrs.algorithm.stages.divergence import go_back
 from ray_autolrs.algorithm.stages.messages import (
     Apply,
     ApplyDone,
@@ -38,7 +39,6 @@ from ray_autolrs.algorithm.stages.phases import (
 from ray_autolrs.algorithm.stages.run_plan import RunPlan
 from ray_autolrs.algorithm.stages.stage_search import (
     SearchFailedError,
-    choose_another,
     search_on,
     stage_context,
 )
@@ -51,7 +51,7 @@ def advance(plan: RunPlan, state: RunState, event: Event) -> tuple[RunState, tup
     again after a failure.
 
     Raises:
-        SearchFailedError: all probes of a stage diverged, or all that were applied did.
+        SearchFailedError: all probes of a stage diverged, or too many that were applied did.
     """
     match event:
         case Ready():
@@ -184,7 +184,7 @@ def _probe_done(
     if not event.diverged:
         training = event.training_losses
         losses = ProbeLosses(training, event.validation_losses)
-        context = stage_context(plan, state, phase.stage)
+        context = stage_context(plan, state, phase)
         forecast = plan.search.judge(context, candidate, losses)
     result = Observation(event.index, candidate.peak_lr, forecast, candidate.shape, training)
     before = len(phase.asked)
@@ -212,7 +212,7 @@ def _apply_done(
             phase.attempt,
         ):
             if event.diverged:  # What was known of later stages does not follow from another LR.
-                state = replace(state, phase=choose_another(plan, state, phase), ahead=())
+                state = replace(go_back(plan, state, len(event.training_losses)), ahead=())
                 return state, outstanding(state)
             applied = replace(
                 phase, training_losses=event.training_losses, directness=event.directness

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import Flat, Shape
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
-from ray_autolrs.algorithm.search.strategy import Candidate, Observation
+from ray_autolrs.algorithm.search.strategy import Candidate, Divergence, Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Probing:
         results: the judged probes by index; those of ``asked`` that are missing still run.
         informed_by: for each of those asked, how many of the first results it was suggested from.
         run_shape: what a stage's peak LR is multiplied with.
+        diverged: what was applied from the stage's start and diverged, in that order.
     """
 
     stage: Stage
@@ -40,11 +41,17 @@ class Probing:
     results: tuple[Observation, ...] = ()
     informed_by: tuple[int, ...] = ()
     run_shape: Shape = field(default=Flat())
+    diverged: tuple[Divergence, ...] = ()
 
     @property
     def best(self) -> int | None:
-        """Index of the probe that promises most so far."""
-        judged = [(r.forecast.loss, r.index) for r in self.results if r.forecast is not None]
+        """Index of the probe that promises most so far, of those since the latest divergence."""
+        before = self.diverged[-1].probes if self.diverged else 0
+        judged = [
+            (result.forecast.loss, result.index)
+            for result in self.results
+            if result.forecast is not None and result.index >= before
+        ]
         return min(judged)[1] if judged else None
 
     @property
@@ -64,8 +71,9 @@ class Applying:
         results: the stage's judged probes, in the order asked.
         probe: index of the probe that tried its peak LR; None if there is none.
         may_go_on: whether that probe's end may be gone on from: its shape was the run's.
-        rejected: LRs that no probe tried, that were applied before and diverged.
-        attempt: how often the stage was applied before, with LRs that diverged.
+        asked: the stage's probes as they were asked, as in :class:`Probing`.
+        informed_by: likewise.
+        diverged: what was applied before, from the stage's start, and diverged.
         is_closing: whether it is the one in which a run without a known end falls.
         training_losses: loss of each step, once it has been applied.
         directness: of the way of the weights up to its end, where that is followed.
@@ -76,11 +84,17 @@ class Applying:
     results: tuple[Observation, ...] = ()
     probe: int | None = None
     may_go_on: bool = False
-    rejected: tuple[float, ...] = ()
-    attempt: int = 0
+    asked: tuple[Candidate, ...] = ()
+    informed_by: tuple[int, ...] = ()
+    diverged: tuple[Divergence, ...] = ()
     is_closing: bool = False
     training_losses: tuple[float, ...] = ()
     directness: float | None = None
+
+    @property
+    def attempt(self) -> int:
+        """How often the stage was applied before, with LRs that diverged."""
+        return len(self.diverged)
 
     @property
     def best(self) -> int | None:

@@ -56,6 +56,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "kind": "probe",
                 "stage": event.stage,
                 "index": event.index,
+                "attempt": len(before.phase.diverged),
                 "first_step": stage.first_step,
                 "peak_lr": result.peak_lr,
                 "segment": candidate.segment(stage.first_step).to_dict(),
@@ -112,13 +113,13 @@ def choice_record(phase: Applying) -> Record:
 
 def _reason(phase: Applying, forecast: Forecast | None) -> str:
     """Return why an LR is applied, in words."""
-    if phase.rejected or phase.attempt:
-        return "those before it diverged"
+    if phase.diverged:
+        return "below what diverged"
     if not phase.results:
         return "not searched"
     judged = [r.forecast.loss for r in phase.results if r.forecast is not None]
     if forecast is None:
-        return "between the tried ones" if judged else "those before it diverged"
+        return "between the tried ones" if judged else "below what diverged"
     return "lowest forecast" if forecast.loss == min(judged) else "kept"
 
 
@@ -171,7 +172,10 @@ def replay(plan: RunPlan, records: Iterable[Record]) -> RunState:
     """
     records = list(records)
     logged = {
-        (record["stage"], record["index"]): (record["informed_by"], _candidate(record))
+        (record["stage"], record.get("attempt", 0), record["index"]): (
+            record["informed_by"],
+            _candidate(record),
+        )
         for record in records
         if record["kind"] == "probe"
     }
@@ -188,13 +192,13 @@ def replay(plan: RunPlan, records: Iterable[Record]) -> RunState:
 class _Logged(SearchStrategy):
     """A strategy that asks again what a log holds, when as many results are known as then."""
 
-    logged: Mapping[tuple[int, int], tuple[int, Candidate]]
+    logged: Mapping[tuple[int, int, int], tuple[int, Candidate]]
     strategy: SearchStrategy
 
     def suggest(
         self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
     ) -> Candidate | None:
-        place = (context.stage.number, len(told) + len(running))
+        place = (context.stage.number, len(context.diverged), len(told) + len(running))
         if place in self.logged:
             informed_by, candidate = self.logged[place]
             return candidate if len(told) == informed_by else None

@@ -1,4 +1,4 @@
-"""The search of one stage: which probes are asked, what is applied, and what if that diverges.
+"""The search of one stage: which probes are asked, and what is applied.
 
 Pure functions of the machine's state; the decisions are a strategy's
 (:class:`~ray_autolrs.algorithm.search.strategy.SearchStrategy`).
@@ -6,22 +6,24 @@ Pure functions of the machine's state; the decisions are a strategy's
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ray_autolrs.algorithm.schedules.segments import Segment
-from ray_autolrs.algorithm.schedules.stage_plan import Stage
-from ray_autolrs.algorithm.search.strategy import (
-    MOST_RETREATS,
-    Observation,
-    PastStage,
-    StageContext,
-)
+from ray_autolrs.algorithm.search.strategy import Choice, PastStage, StageContext
 from ray_autolrs.algorithm.stages.phases import Applying, Probing, RunState
 from ray_autolrs.algorithm.stages.run_plan import RunPlan
 
 
 class SearchFailedError(RuntimeError):
-    """Every LR that was tried in a stage diverged, so that none can be applied."""
+    """Every LR that was tried in a stage diverged, so that none can be applied.
+
+    Attributes:
+        checkpoint_path: folder of the last checkpoint of the run, whose state is good; None where
+            there is none.
+    """
+
+    checkpoint_path: str | None = None
 
 
 def search_on(plan: RunPlan, state: RunState, phase: Probing) -> RunState:
@@ -35,7 +37,7 @@ def search_on(plan: RunPlan, state: RunState, phase: Probing) -> RunState:
     0 to 2 have ended it is shown ([0, 1, 2], running=[]), and None then ends the search. Each
     probe's ``informed_by`` says how many results it was shown, so that a replay shows as many.
     """
-    context = stage_context(plan, state, phase.stage)
+    context = stage_context(plan, state, phase)
     asked, informed_by, told = list(phase.asked), list(phase.informed_by), phase.in_order
     least = informed_by[-1] if informed_by else 0
     while True:
@@ -53,11 +55,11 @@ def search_on(plan: RunPlan, state: RunState, phase: Probing) -> RunState:
         informed_by.append(usable)
     phase = replace(phase, asked=tuple(asked), informed_by=tuple(informed_by))
     if len(phase.results) == len(phase.asked):
-        return replace(state, phase=_choice(plan, state, phase.stage, told))
+        return replace(state, phase=_choice(plan, state, phase))
     return replace(state, phase=phase)
 
 
-def stage_context(plan: RunPlan, state: RunState, stage: Stage) -> StageContext:
+def stage_context(plan: RunPlan, state: RunState, probing: Probing) -> StageContext:
     """Return what a strategy may look at in a stage."""
     past = tuple(
         PastStage(
@@ -66,52 +68,35 @@ def stage_context(plan: RunPlan, state: RunState, stage: Stage) -> StageContext:
             phase.results,
             phase.training_losses,
             phase.directness,
+            phase.diverged,
         )
         for phase in state.past
         if isinstance(phase, Applying)
     )
-    return StageContext(stage, plan.facts, past, state.initial_loss)
+    return StageContext(probing.stage, plan.facts, past, state.initial_loss, probing.diverged)
 
 
-def choose_another(plan: RunPlan, state: RunState, phase: Applying) -> Applying:
-    """Choose again without the LR that diverged. Ours: the paper does not say what then.
-
-    Raises:
-        SearchFailedError: there is no other.
-    """
-    lr, attempt = phase.segment.peak_lr, phase.attempt + 1
-    if phase.is_closing:
-        # It is not searched: half the LR, as long as there is hope.
-        if attempt > MOST_RETREATS:
-            raise SearchFailedError(f"the last stage diverged {attempt} times, at {lr:.3g}")
-        segment = replace(phase.segment, peak_lr=lr / 2)
-        return replace(phase, segment=segment, attempt=attempt)
-    if phase.probe is None:
-        rejected, results = (*phase.rejected, lr), phase.results
-    else:
-        rejected, results = phase.rejected, _with_diverged(phase.results, phase.probe)
-    return replace(_choice(plan, state, phase.stage, results, rejected), attempt=attempt)
-
-
-def _choice(
-    plan: RunPlan,
-    state: RunState,
-    stage: Stage,
-    results: tuple[Observation, ...],
-    rejected: tuple[float, ...] = (),
-) -> Applying:
+def _choice(plan: RunPlan, state: RunState, phase: Probing) -> Applying:
     """Return the application of the LR that a stage's results speak for.
+
+    Half of the LR that diverged where a strategy, which need not know of it, chooses no lower one.
 
     Raises:
         SearchFailedError: every LR diverged.
     """
-    choice = plan.search.choose(stage_context(plan, state, stage), results, rejected)
-    if choice is None:
+    stage, diverged, results = phase.stage, phase.diverged, phase.in_order
+    ceiling = min((one.peak_lr for one in diverged), default=math.inf)
+    rejected = tuple(one.peak_lr for one in diverged if one.probe is None)
+    choice = plan.search.choose(stage_context(plan, state, phase), results, rejected)
+    is_searched_again = bool(diverged) and len(results) > diverged[-1].probes
+    if choice is None and (is_searched_again or not diverged):
         tried = ", ".join(f"{lr:.3g}" for lr in [*(r.peak_lr for r in results), *rejected])
         raise SearchFailedError(
             f"every LR tried in stage {stage.number} diverged ({tried}): lower AutoLRSConfig.lr, "
             "or clip the gradients"
         )
+    if choice is None or choice.peak_lr >= ceiling:
+        choice = Choice(0.5 * ceiling)
     shape = plan.facts.shape
     return Applying(
         stage,
@@ -119,12 +104,7 @@ def _choice(
         results,
         probe=choice.probe,
         may_go_on=choice.probe is not None and results[choice.probe].shape == shape,
-        rejected=rejected,
-    )
-
-
-def _with_diverged(results: tuple[Observation, ...], index: int) -> tuple[Observation, ...]:
-    return tuple(
-        replace(result, forecast=None, training_losses=()) if result.index == index else result
-        for result in results
+        asked=phase.asked,
+        informed_by=phase.informed_by,
+        diverged=diverged,
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ray_autolrs.algorithm.schedules.interpolation import Interpolation
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.search.bracket import Bracket, lr_grid, weighted_mean_lr
-from ray_autolrs.algorithm.search.strategy import MOST_RETREATS, Choice, Observation
+from ray_autolrs.algorithm.search.strategy import Choice, Observation
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import Probe, Ready
 from ray_autolrs.algorithm.stages.phases import Applying, RunState
@@ -279,7 +279,7 @@ def test_with_ten_lanes_the_first_two_probes_run_at_once():
 
 @pytest.mark.parametrize("lr", [(1e-3, 1.0), 0.1])
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_an_lr_that_diverges_is_halved(lr, stage):
+def test_without_research_an_lr_that_diverges_is_halved(lr, stage):
     _, commands = drive(run_plan(BRACKET, lr=lr), fails_when_applied(stage, 2))
     tries = applied(commands, stage)
     assert tries == [tries[0], tries[0] / 2, tries[0] / 4]
@@ -292,15 +292,6 @@ def test_an_lr_below_one_that_diverged_is_kept():
     lr = chosen(told)
     assert BRACKET.choose(first(), told, [2 * lr]) == Choice(lr)
     assert BRACKET.choose(first(), told, [lr, lr / 2]) == Choice(lr / 4)
-
-
-@pytest.mark.parametrize("lr", [(1e-3, 1.0), 0.1])
-def test_a_run_is_given_up_after_the_last_retreat(lr):
-    plan = run_plan(BRACKET, lr=lr)
-    _, commands = drive(plan, fails_when_applied(1, MOST_RETREATS))
-    assert len(applied(commands, 1)) == MOST_RETREATS + 1
-    with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
-        drive(plan, fails_when_applied(1, MOST_RETREATS + 1))
 
 
 def test_where_every_lr_diverges_the_run_is_given_up():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import Flat, WarmupStableDecay
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
+from ray_autolrs.algorithm.stages.divergence import MOST_DIVERGENCES
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
     Apply,
@@ -93,12 +94,12 @@ def lowest_at(index):
     return answer
 
 
-def diverging_at_first(times):
+def diverging_at_first(times, *, best_first=True):
     """Answers in which the first stage diverges so often when it is applied."""
 
     def answer(command):
         if isinstance(command, Probe):
-            return probe_done(command, loss=command.index)
+            return probe_done(command, loss=command.index if best_first else -command.index)
         return apply_done(command, diverged=command.stage == 1 and command.attempt < times)
 
     return answer
@@ -175,17 +176,23 @@ def test_diverged_warm_up_fails():
         run(PLAN, lambda command: apply_done(command, diverged=True))
 
 
-def test_diverged_stage_is_applied_again_with_the_next_best_lr():
-    state, commands = run(PLAN, diverging_at_first(2))
+def test_diverged_stage_is_applied_again_with_the_next_best_lr_below():
+    state, commands = run(PLAN, diverging_at_first(2, best_first=False))
     tries = [command for command in commands if isinstance(command, Apply) and command.stage == 1]
     assert [command.attempt for command in tries] == [0, 1, 2]
     assert [command.segment.first_step for command in tries] == [10, 10, 10]
-    assert [command.best for command in tries] == [0, 1, 2]
+    assert [command.best for command in tries] == [3, 2, 1]
     assert state.segments[1] == tries[2].segment
     stage_one = state.past[1]
     assert isinstance(stage_one, Applying)
-    assert applied(tries) == [one.peak_lr for one in stage_one.results[:3]]
-    assert [one.forecast is None for one in stage_one.results] == [True, True, False, False]
+    assert applied(tries) == [one.peak_lr for one in stage_one.results[:0:-1]]
+    assert [one.forecast is None for one in stage_one.results] == [False, False, True, True]
+
+
+def test_where_a_strategy_chooses_no_lower_lr_it_is_half_of_what_diverged():
+    _, commands = run(PLAN, diverging_at_first(2, best_first=True))
+    tries = applied(commands, 1)
+    assert tries == [tries[0], tries[0] / 2, tries[0] / 4]
 
 
 def test_diverged_lr_between_the_probed_ones_is_not_chosen_again():
@@ -194,7 +201,8 @@ def test_diverged_lr_between_the_probed_ones_is_not_chosen_again():
     assert applied(commands, 1) == [0.5, 0.4, 0.3]
     stage_one = state.past[1]
     assert isinstance(stage_one, Applying)
-    assert (stage_one.rejected, stage_one.best) == ((0.5, 0.4), None)
+    assert [one.peak_lr for one in stage_one.diverged] == [0.5, 0.4]
+    assert stage_one.best is None
 
 
 def test_event_told_twice_changes_nothing():
@@ -406,12 +414,12 @@ def test_closing_stage_that_diverges_is_applied_again_with_half_the_lr_and_falls
     while not (isinstance(state.phase, Applying) and state.phase.is_closing):
         state, _ = advance(machine, state, lowest_at(2)(outstanding(state)[0]))
     before = state.phase.segment
-    for halvings in range(1, 7):
+    for halvings in range(1, MOST_DIVERGENCES):
         state, commands = advance(machine, state, apply_done(outstanding(state)[0], diverged=True))
         assert isinstance(commands[0], Apply)
         halved = dataclasses.replace(before, peak_lr=before.peak_lr / 2**halvings)
         assert commands[0].segment == halved
-    with pytest.raises(SearchFailedError, match="the last stage diverged 7 times"):
+    with pytest.raises(SearchFailedError, match="stage 2 diverged 3 times, each time from step"):
         advance(machine, state, apply_done(outstanding(state)[0], diverged=True))
     state, commands = advance(machine, state, apply_done(outstanding(state)[0]))
     assert commands == (Finish(),)

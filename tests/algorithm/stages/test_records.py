@@ -11,6 +11,7 @@ from ray_autolrs.algorithm.schedules.shapes import Flat
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.search.bracket import Bracket
 from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
+from ray_autolrs.algorithm.search.strategy import Divergence
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
     ApplyDone,
@@ -122,6 +123,7 @@ def test_a_probe_s_record():
         "kind": "probe",
         "stage": 1,
         "index": 0,
+        "attempt": 0,
         "first_step": 0,
         "peak_lr": 1.0,
         "segment": {"first_step": 0, "last_step": 9, "peak_lr": 1.0, "shape": {"name": "flat"}},
@@ -176,8 +178,7 @@ def test_choice_names_the_probe_and_its_forecast(log):
         ({"probe": 0}, "kept"),
         ({"probe": None}, "between the tried ones"),
         ({"probe": None, "results": ()}, "not searched"),
-        ({"attempt": 1}, "those before it diverged"),
-        ({"probe": None, "rejected": (0.5,)}, "those before it diverged"),
+        ({"diverged": (Divergence(0.5, 30, 3),)}, "below what diverged"),
     ],
 )
 def test_choice_says_why(log, changes, reason):

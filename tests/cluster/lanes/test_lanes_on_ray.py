@@ -177,7 +177,8 @@ def node_of_probes(ray_cluster, tmp_path):
     """A node more, with room for two probe actors; gives the process that holds it."""
     address = ray.get_runtime_context().gcs_address
     options = [f"--address={address}", "--num-cpus=0", '--resources={"probe_slot": 2}', "--block"]
-    with (tmp_path / "ray-start").open("wb") as output:
+    log = tmp_path / "ray-start"
+    with log.open("wb") as output:
         node = subprocess.Popen(
             [str(Path(sys.executable).parent / "ray"), "start", *options],
             stdout=output,
@@ -185,7 +186,8 @@ def node_of_probes(ray_cluster, tmp_path):
             start_new_session=True,
         )
     try:
-        wait_until(lambda: "probe_slot" in ray.cluster_resources())
+        wait_until(lambda: "probe_slot" in ray.cluster_resources() or node.poll() is not None)
+        assert node.poll() is None, log.read_text()
         yield node
     finally:
         kill_node(node)
