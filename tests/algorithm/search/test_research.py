@@ -17,7 +17,7 @@ from ray_autolrs.algorithm.search.research import (
     Research,
     probe_steps,
 )
-from ray_autolrs.algorithm.search.strategy import Choice, PastStage, StageContext
+from ray_autolrs.algorithm.search.strategy import Choice, Observation, PastStage, StageContext
 from tests.algorithm.made_up_runs import result, run_facts
 
 NOW = 0.1
@@ -91,7 +91,8 @@ def test_one_stage_is_looked_at_and_the_next_as_long_as_the_lr_moves(stage, move
 
 def asked_by(losses, search=SEARCH, directness=STRAIGHT):
     """The LRs that are tried, one after the other, where probes end at these losses."""
-    context, told = context_of(directness), []
+    context = context_of(directness)
+    told: list[Observation] = []
     while (candidate := search.suggest(context, told, ())) is not None:
         assert candidate.shape == SHAPE
         assert (candidate.steps, candidate.evals) == (probe_steps(1000, context.stage), 1)
