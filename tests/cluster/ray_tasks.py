@@ -18,7 +18,6 @@ from torch.utils.data import TensorDataset
 from tests.cluster.tiny_runs import TinyTask
 from tests.digits_task import DigitsTask
 
-
 WAIT_S = 60.0
 """Longest wait for an actor: on busy cores it starts in a minute."""
 
