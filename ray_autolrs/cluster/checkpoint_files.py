@@ -1,6 +1,8 @@
 """A checkpoint's files: plain data with a manifest, so that damage is seen and nothing is run.
 
 ``state.pt``        all that a restart needs, as ``Snapshot.state_dict``
+``shard-*.safetensors``  of a sharded model each worker's parts
+                    (:mod:`ray_autolrs.training.shard_files`); ``state.pt`` has the rest
 ``model.pt``        the trained model's ``state_dict``: in the last checkpoint, and with
                     ``keep_best`` the best so far in each
 ``manifest.json``   format, version, step, and each file's size and checksum; written last
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,17 +37,27 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint's files are not those that were written."""
 
 
-def write_manifest(folder: Path, step: int) -> None:
+Entries = dict[str, dict[str, Any]]
+"""Of each file by its name: its size and its checksum."""
+
+
+def entries_of(folder: Path) -> Entries:
+    """Return what a manifest says of the files in a folder."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+
+
+def write_manifest(folder: Path, step: int, others: Sequence[Entries] = ()) -> None:
     """Write the manifest of the files that are in a folder.
 
     Args:
         folder: holds a checkpoint's files and nothing else.
         step: applied steps done.
+        others: of further files, which other workers add to the checkpoint.
     """
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
+    files = {name: entry for each in (entries_of(folder), *others) for name, entry in each.items()}
     manifest = {"format": FORMAT, "version": _version(), "step": step, "files": files}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

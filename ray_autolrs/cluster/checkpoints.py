@@ -20,12 +20,15 @@ from ray_autolrs.cluster.checkpoint_files import (
     STATE_FILE,
     DamagedCheckpointError,
     check_files,
+    entries_of,
     load_state,
     load_tensors,
     parse_manifest,
     write_manifest,
 )
 from ray_autolrs.cluster.run_folder import RunFolder
+from ray_autolrs.training.shard_files import load_shards, save_shards
+from ray_autolrs.training.sharding import mesh_of, state_on_cpu
 from ray_autolrs.training.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ class Checkpoints(Protocol):
     folder: RunFolder
 
     def save(self, files: Path | None, step: int) -> None:
-        """Keep the files in a folder, on rank 0; the others give None. All ranks call it."""
+        """Keep the files in a folder; ranks without files give None. All ranks call it."""
 
 
 class TrainCheckpoints:
@@ -51,7 +54,7 @@ class TrainCheckpoints:
         self.folder = folder
 
     def save(self, files: Path | None, step: int) -> None:
-        """Report a checkpoint; rank 0 uploads its files, and all ranks wait for it."""
+        """Report a checkpoint; each rank uploads its files, and all ranks wait for it."""
         checkpoint = Checkpoint.from_directory(files) if files is not None else None
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
@@ -165,11 +168,15 @@ def load_checkpoint(worker: Worker, folder: RunFolder) -> int | None:
         )
     if name is None:
         return None
-    if group.rank > 0:
+    mesh = mesh_of(worker.replica.module)
+    if group.rank > 0 or mesh is not None:
         with Checkpoint(f"{folder.path}/{name}", folder.filesystem).as_directory() as path:
             step = parse_manifest((Path(path) / MANIFEST_FILE).read_bytes())["step"]
             state = load_state(Path(path), step, _to(device))
-    state.pop("best")
+            state = load_shards(state, Path(path), mesh, device)
+    best = state.pop("best")
+    if best["step"] >= 0:
+        worker.best.step, worker.best.loss = best["step"], best["loss"]
     positions = state.pop("batches", [])
     worker.snapshot.load_state_dict(state)
     if positions:
@@ -183,22 +190,25 @@ def save_checkpoint(worker: Worker, checkpoints: Checkpoints, *, with_model: boo
     """Save the worker's snapshot, and the best model so far or, if asked for, the present one."""
     position = worker.engine.batches.position(worker.snapshot.step)
     positions = [] if position is None else worker.group.gather(position)
-    if worker.group.rank > 0:
+    if not worker.has_model:
         checkpoints.save(None, worker.snapshot.step)
         return
     with tempfile.TemporaryDirectory(prefix="autolrs-") as path:
         files, best = Path(path), worker.best
-        state = worker.snapshot.state_dict() | {
+        state = save_shards(worker.snapshot.state_dict(), files) | {
             "best": {"step": best.step, "loss": best.loss},
             "batches": positions,
         }
-        torch.save(state, files / STATE_FILE)
-        if best.step >= 0:
-            torch.save(best.state, files / MODEL_FILE)
-        elif with_model:
+        model = best.state
+        if best.step < 0 and with_model:
             with worker.averaged(worker.snapshot.step):
-                torch.save(worker.replica.module.state_dict(), files / MODEL_FILE)
-        write_manifest(files, worker.snapshot.step)
+                model = state_on_cpu(worker.replica.module)
+        others = worker.group.gather(entries_of(files)) if worker.replica.is_sharded else []
+        if worker.group.rank == 0:
+            torch.save(state, files / STATE_FILE)
+            if model:
+                torch.save(model, files / MODEL_FILE)
+            write_manifest(files, worker.snapshot.step, others)
         checkpoints.save(files, worker.snapshot.step)
 
 
@@ -211,7 +221,9 @@ def _read_whole(worker: Worker, folder: RunFolder, name: str) -> dict[str, Any]:
         best = state["best"]
         if best["step"] >= 0:
             worker.best.state = load_tensors(files / MODEL_FILE, "cpu")
-            worker.best.step, worker.best.loss = best["step"], best["loss"]
+        # One process holds all of a model that was sharded; several load their parts together.
+        if mesh_of(worker.replica.module) is None:
+            state = load_shards(state, files, None, worker.replica.device)
     return state
 
 

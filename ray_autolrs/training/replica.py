@@ -24,7 +24,13 @@ from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.data_parallel import averages_gradients, data_parallel, gradient_sync
+from ray_autolrs.training.data_parallel import (
+    averages_gradients,
+    data_parallel,
+    forward_only,
+    gradient_sync,
+    shards_of,
+)
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
@@ -45,6 +51,13 @@ class Replica:
         averaging: the average of the weights that is kept, resolved; None keeps none, except
             for an optimizer that averages in its own steps.
 
+    Attributes:
+        can_look_back: whether the gradients of any micro-batch can be computed again: by one
+            worker, or of a sharded model by all of them together. In a user's own loop that
+            averages gradients itself, they cannot.
+        is_sharded: whether each worker holds a part of the model, so that a forward pass needs
+            all of them.
+
     Raises:
         ValueError: one of the task's settings is out of its range, its parts are refused, or the
             weights would be averaged twice.
@@ -62,11 +75,12 @@ class Replica:
         self.task = task
         self.device = device
         self.seed = seed
-        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, device, seed)
+        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, group, device, seed)
         self.module = parts.module
         self.optimizer = parts.optimizer
         self.scaler = parts.scaler
         self.initial_lrs = parts.lrs
+        self.is_sharded = bool(shards_of(self.module))
         self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
         # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
@@ -76,6 +90,7 @@ class Replica:
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
         is_live = averages_gradients(self.module) or self._own_step is not None
+        self.can_look_back = not (isinstance(task, LiveLoop) and is_live)
         alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
         self._unused_are_known = alone
@@ -94,6 +109,12 @@ class Replica:
         if self.task.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
+
+    @contextlib.contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """Let forward passes be computed as they train, without a gradient and a trace."""
+        with torch.no_grad(), self.autocast(), forward_only(self.module):
+            yield
 
     def train_mode(self) -> None:
         """Put every layer in the mode that it trains in."""
@@ -151,11 +172,6 @@ class Replica:
         self.scaler.update()
         self.average.update()
 
-    @property
-    def can_look_back(self) -> bool:
-        """Whether a worker can compute gradients by itself, as it cannot in a user's own loop."""
-        return self._own_step is None and not averages_gradients(self.module)
-
     def loss_alone(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch, with its graph. It changes buffers."""
         self.train_mode()
@@ -163,7 +179,7 @@ class Replica:
 
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
-        with torch.no_grad():
+        with self.forward_only():
             return self.loss_alone(step, micro, batch)
 
     @contextlib.contextmanager
@@ -186,7 +202,7 @@ class Replica:
             yield
 
     def _calibration_pass(self, batch: Any) -> None:
-        with self.autocast():
+        with self.forward_only():
             self.task.loss(self.module, to_device(batch, self.device))
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:

@@ -13,6 +13,7 @@ from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.training.bad_batches import UNCOUNTED, examine, fault_message, no_label
 from ray_autolrs.training.engine import Engine, Share
 from ray_autolrs.training.evaluation import Evaluation
+from ray_autolrs.training.sharding import whole
 from ray_autolrs.training.snapshot import Snapshot
 
 MOST_BAD_STEPS = 10
@@ -202,17 +203,17 @@ class SegmentSteps:
 
     def _weights_are_finite(self) -> bool:
         norm = nn.utils.get_total_norm([*self._replica.module.parameters()])
-        return bool(norm.isfinite())
+        return bool(whole(norm).isfinite())
 
     def _judged(self, first: int, done: int) -> _Verdict:
         """Find out why the losses of steps ``first`` to before ``done`` are not finite.
 
-        Rank 0 looks, at all micro-batches by itself, and its word counts for all workers. It is
-        in the state that it was in if only micro-batches without a counted label lack a loss.
+        Rank 0 looks, at all micro-batches by itself, and its word counts for all workers; of a
+        sharded model all look together, and find the same. It is in the state that it was in if only micro-batches without a counted label lack a loss.
         """
         rows = self._engine.micro_losses(self._table[first:done], self._share.group)
-        rank = self._share.group.rank
-        found = self._looked_back(first, done, rows) if rank == 0 else None
+        looks = self._share.group.rank == 0 or self._replica.is_sharded
+        found = self._looked_back(first, done, rows) if looks else None
         verdict: _Verdict = self._share.group.broadcast_object(found)
         return verdict
 
