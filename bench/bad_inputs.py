@@ -31,6 +31,7 @@ from ray_autolrs import (
     AutoLRSConfig,
     BoundedExponential,
     Bracket,
+    Checkpoints,
     Constant,
     Cosine,
     Exponential,
@@ -62,7 +63,7 @@ PARTS: dict[Callable[..., Any], type] = {config: AutoLRSConfig} | {
     kind: kind
     for kind in (
         *(Bracket, GaussianProcess, Research, Exponential, BoundedExponential),
-        *(ScheduleFreeAverage, EMA, Stages, Warmup, Validation, Lanes),
+        *(ScheduleFreeAverage, EMA, Stages, Warmup, Validation, Lanes, Checkpoints),
         *(Constant, WSD, Linear, Cosine),
     )
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ray_autolrs.algorithm.search.bracket import Bracket
     from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
     from ray_autolrs.algorithm.search.research import Research
+    from ray_autolrs.checkpoint_settings import Checkpoints
     from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
     from ray_autolrs.config import AutoLRSConfig
     from ray_autolrs.lanes import Lanes
@@ -37,6 +38,7 @@ __all__ = [
     "AutoLRSTrainer",
     "BoundedExponential",
     "Bracket",
+    "Checkpoints",
     "Constant",
     "Cosine",
     "Exponential",
@@ -63,6 +65,7 @@ _HOMES = {
     "algorithm.search.bracket": ("Bracket",),
     "algorithm.search.gaussian_process": ("GaussianProcess",),
     "algorithm.search.research": ("Research",),
+    "checkpoint_settings": ("Checkpoints",),
     "cluster.trainer": ("AutoLRSResult", "AutoLRSTrainer"),
     "config": ("AutoLRSConfig",),
     "lanes": ("Lanes",),

@@ -15,6 +15,7 @@ from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.bracket import Bracket
 from ray_autolrs.algorithm.search.strategy import RunFacts, SearchStrategy
 from ray_autolrs.algorithm.stages.run_plan import RunPlan
+from ray_autolrs.checkpoint_settings import Checkpoints
 from ray_autolrs.lanes import Lanes
 from ray_autolrs.settings_tree import (
     Setting,
@@ -28,6 +29,9 @@ from ray_autolrs.settings_tree import (
 from ray_autolrs.training.averaging.average import Averaging
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.settings import TrainingSettings, Validation
+
+FREE_PARTS = ("lanes.", "checkpoints.")
+"""Settings that may change when a run is continued: the schedule does not depend on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +70,7 @@ class AutoLRSConfig:
     :class:`ScheduleFreeAverage` or ``EMA``. None, as in the paper, has none."""
 
     stages: Stages = field(default=Stages())
-    """How the run is cut. A checkpoint is kept after each stage."""
+    """How the run is cut. Its state is stored after each stage, and as ``checkpoints`` says."""
 
     warmup: Warmup = field(default=Warmup())
     """How the LR rises in the first steps."""
@@ -81,6 +85,9 @@ class AutoLRSConfig:
     lanes: Lanes = field(default=Lanes())
     """Who runs the probes of a stage, and on what resources."""
 
+    checkpoints: Checkpoints = field(default=Checkpoints())
+    """When the run's state is stored within a stage, and how much of it stays."""
+
     divergence_check_steps: int = 10
     """Steps between looks at the losses of a probe: a diverged one ends at the next look.
     Each look waits for the device and averages the losses over the workers."""
@@ -91,7 +98,7 @@ class AutoLRSConfig:
         check_integer(self, "divergence_check_steps", minimum=1)
         self._check_lr()
         kinds = {"search": SearchStrategy, "stages": Stages, "warmup": Warmup}
-        kinds |= {"validation": Validation, "lanes": Lanes}
+        kinds |= {"validation": Validation, "lanes": Lanes, "checkpoints": Checkpoints}
         for name, kind in kinds.items():
             holds = isinstance(getattr(self, name), kind)
             check(self, name, holds, f"must be an instance of {kind.__name__}")
@@ -151,14 +158,15 @@ class AutoLRSConfig:
 
         Raises:
             ValueError: the settings are not the run's; the message names the first that differs.
-                Where probes run (``lanes``) may differ. Or ``stored`` is of another format.
+                Where probes run (``lanes``) and when the state is stored (``checkpoints``) may
+            differ. Or ``stored`` is of another format.
         """
         run = from_stored(stored)
         resolved = filled_from(self.resolve(global_batch_size=global_batch_size), self, run)
         differing = [
             difference
             for difference in differences(to_stored(resolved), run)
-            if not difference.path.startswith("lanes.")
+            if not difference.path.startswith(FREE_PARTS)
         ]
         if differing:
             first = differing[0]

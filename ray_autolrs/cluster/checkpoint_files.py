@@ -1,10 +1,11 @@
 """A checkpoint's files: plain data with a manifest, so that damage is seen and nothing is run.
 
 ``state.pt``        all that a restart needs, as ``Snapshot.state_dict``
+``model.pt``        the trained model's ``state_dict``: in the last checkpoint, and with
+                    ``keep_best`` the best so far in each (within a stage: the best of its steps,
+                    if that is better than all before it)
 ``shard-*.safetensors``  of a sharded model each worker's parts
                     (:mod:`ray_autolrs.training.shard_files`); ``state.pt`` has the rest
-``model.pt``        the trained model's ``state_dict``: in the last checkpoint, and with
-                    ``keep_best`` the best so far in each
 ``manifest.json``   format, version, step, and each file's size and checksum; written last
 
 Files are loaded with ``weights_only=True``, which builds tensors and plain values and nothing else.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,43 +24,77 @@ import torch
 
 from ray_autolrs.algorithm.field_checks import is_integer
 
-FORMAT = "ray_autolrs.checkpoint/2"
+FORMAT = "ray_autolrs.checkpoint/3"
 """What a manifest says about itself. The number rises when an old reader would fail."""
+
+READABLE = (FORMAT, "ray_autolrs.checkpoint/2")
+"""The formats that this version reads."""
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.pt"
 MODEL_FILE = "model.pt"
 
-_CHUNK_BYTES = 1 << 24
+_CHUNK_BYTES = 1 << 20
+"""Written at a time. Between two chunks the threads that train get their turn."""
+
+
+Entries = Mapping[str, Mapping[str, Any]]
+"""Of each file, by its name: its size and its checksum."""
 
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint's files are not those that were written."""
 
 
-Entries = dict[str, dict[str, Any]]
-"""Of each file by its name: its size and its checksum."""
+class CheckedFile:
+    """What ``torch.save`` writes to: it counts and hashes what goes to a stream.
+
+    Attributes:
+        size: bytes so far.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.size = 0
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        """Write bytes, and return how many."""
+        rest = memoryview(data).cast("B")
+        for start in range(0, len(rest), _CHUNK_BYTES):
+            chunk = rest[start : start + _CHUNK_BYTES]
+            self._digest.update(chunk)
+            self._stream.write(chunk)
+        self.size += len(rest)
+        return len(rest)
+
+    def flush(self) -> None:
+        """Do nothing: closing the stream flushes it."""
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a manifest says of the file."""
+        return {"bytes": self.size, "sha256": self._digest.hexdigest()}
+
+
+def manifest(step: int, entries: Entries, told: Mapping[str, Any]) -> bytes:
+    """Return the content of a manifest.
+
+    Args:
+        step: applied steps done; within a stage those before it.
+        entries: of each file, by name: :attr:`CheckedFile.entry`.
+        told: what else it says.
+    """
+    values = {"format": FORMAT, "version": _version(), "step": step, "files": entries, **told}
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def entries_of(folder: Path) -> Entries:
-    """Return what a manifest says of the files in a folder."""
+    """Return what a manifest says of the files in a local folder."""
     return {
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.iterdir())
     }
-
-
-def write_manifest(folder: Path, step: int, others: Sequence[Entries] = ()) -> None:
-    """Write the manifest of the files that are in a folder.
-
-    Args:
-        folder: holds a checkpoint's files and nothing else.
-        step: applied steps done.
-        others: of further files, which other workers add to the checkpoint.
-    """
-    files = {name: entry for each in (entries_of(folder), *others) for name, entry in each.items()}
-    manifest = {"format": FORMAT, "version": _version(), "step": step, "files": files}
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def parse_manifest(content: bytes | None) -> dict[str, Any]:
@@ -77,21 +112,21 @@ def parse_manifest(content: bytes | None) -> dict[str, Any]:
             "somebody else wrote it; such files can run code, so they are not loaded"
         )
     try:
-        manifest = json.loads(content)
+        parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"its {MANIFEST_FILE} is not JSON") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(manifest, dict) or found != FORMAT:
+    found = parsed.get("format") if isinstance(parsed, dict) else None
+    if not isinstance(parsed, dict) or found not in READABLE:
         raise DamagedCheckpointError(
             f"its {MANIFEST_FILE} has format {str(found)[:60]!r}, and this version of ray_autolrs "
-            f"reads {FORMAT!r}"
+            f"reads {' and '.join(READABLE)}"
         )
-    step: Any = manifest.get("step")
-    files: Any = manifest.get("files")
+    step: Any = parsed.get("step")
+    files: Any = parsed.get("files")
     holds = is_integer(step) and step >= 0 and isinstance(files, dict) and STATE_FILE in files
     if not (holds and all(map(_is_entry, files.items()))):
         raise DamagedCheckpointError(f"its {MANIFEST_FILE} lacks the step or a file's checksum")
-    return manifest
+    return parsed
 
 
 def check_files(folder: Path) -> dict[str, Any]:
@@ -101,8 +136,8 @@ def check_files(folder: Path) -> dict[str, Any]:
         DamagedCheckpointError: a file is missing, or is not what was written.
     """
     path = folder / MANIFEST_FILE
-    manifest = parse_manifest(path.read_bytes() if path.exists() else None)
-    for name, entry in manifest["files"].items():
+    parsed = parse_manifest(path.read_bytes() if path.exists() else None)
+    for name, entry in parsed["files"].items():
         file = folder / name
         if not file.is_file():
             raise DamagedCheckpointError(f"its {name} is missing")
@@ -111,7 +146,7 @@ def check_files(folder: Path) -> dict[str, Any]:
             raise DamagedCheckpointError(f"its {name} has {size} bytes instead of {entry['bytes']}")
         if _sha256(file) != entry["sha256"]:
             raise DamagedCheckpointError(f"its {name} does not have the checksum of its manifest")
-    return manifest
+    return parsed
 
 
 def load_tensors(path: Path, map_location: Any) -> Any:

@@ -1,244 +1,173 @@
-"""Checkpoints: where they go, which one a run goes on from, and how it is saved and loaded."""
+"""The workers' state is stored: between stages and, when it is due, within them."""
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import tempfile
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+import functools
+import math
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
 
-import ray.train
-import torch
-from pyarrow import fs
-from ray.train import Checkpoint
-
-from ray_autolrs.cluster.checkpoint_files import (
-    MANIFEST_FILE,
-    MODEL_FILE,
-    STATE_FILE,
-    DamagedCheckpointError,
-    check_files,
-    entries_of,
-    load_state,
-    load_tensors,
-    parse_manifest,
-    write_manifest,
-)
-from ray_autolrs.cluster.run_folder import RunFolder
-from ray_autolrs.training.shard_files import load_shards, save_shards
-from ray_autolrs.training.sharding import mesh_of, state_on_cpu
+from ray_autolrs.checkpoint_settings import Checkpoints
+from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE
+from ray_autolrs.cluster.checkpoint_store import LOSS_KEY, CheckpointStore, Place
+from ray_autolrs.cluster.checkpoint_times import CheckpointTimes
+from ray_autolrs.cluster.checkpoint_writer import CheckpointWriter, Draft
+from ray_autolrs.cluster.staged_shards import stage_shards
+from ray_autolrs.training.begun_segment import KnownSteps, command_name
+from ray_autolrs.training.best_weights import BestWeights
+from ray_autolrs.training.segment_run import SegmentRun
+from ray_autolrs.training.sharding import state_on_cpu
+from ray_autolrs.training.snapshot import Snapshot
 from ray_autolrs.training.worker import Worker
 
-logger = logging.getLogger(__name__)
 
-KEPT_IN_PROCESS = 2
-"""Checkpoints that a run in this process keeps where ``CheckpointConfig`` does not say: one to
-go back to, should the newest be damaged."""
+class StateKeeper:
+    """Stores the workers' state, from rank 0: between stages and, when it is due, within them.
 
-
-class Checkpoints(Protocol):
-    """Where checkpoints go."""
-
-    folder: RunFolder
-
-    def save(self, files: Path | None, step: int) -> None:
-        """Keep the files in a folder; ranks without files give None. All ranks call it."""
-
-
-class TrainCheckpoints:
-    """Checkpoints through Ray Train, which uploads them to the run's storage."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def save(self, files: Path | None, step: int) -> None:
-        """Report a checkpoint; each rank uploads its files, and all ranks wait for it."""
-        checkpoint = Checkpoint.from_directory(files) if files is not None else None
-        ray.train.report({"step": step}, checkpoint=checkpoint)
-
-
-class FolderCheckpoints:
-    """Checkpoints as folders ``checkpoint_<step>`` in the run's folder; the newest ones stay.
-
-    Those that Ray Train has written there are left to it.
+    Training stands still only while the state is copied to host memory. Within a probe or a stage
+    nothing is stored while the last checkpoint is still being written. Probes that a worker or an
+    actor runs by itself are not stored: they are at most a tenth of a stage, there are as many
+    states as lanes, and what they have told is in the log.
 
     Args:
-        folder: the run's, on a local disk.
-        keep: how many stay.
+        worker: whose state it is; all workers of the group have one.
+        store: where to.
+        settings: when.
     """
 
-    def __init__(self, folder: RunFolder, keep: int = KEPT_IN_PROCESS) -> None:
-        self.folder = folder
-        self._keep = keep
+    def __init__(self, worker: Worker, store: CheckpointStore, settings: Checkpoints) -> None:
+        self._worker = worker
+        self._store = store
+        self._settings = settings
+        self._times = CheckpointTimes(settings, time.monotonic())
+        self._writer: CheckpointWriter | None = None
+        self._number = 0
+        self._lowest_loss = math.inf
+        self._run: SegmentRun | None = None
+        self._done = 0
 
-    def save(self, files: Path | None, step: int) -> None:
-        """Copy a folder under another name, sync it, and rename it: it is whole or absent."""
-        assert files is not None, "a single worker is rank 0"
-        run = Path(self.folder.path)
-        temporary, target = run / "checkpoint.tmp", run / f"checkpoint_{step:09d}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(files, temporary)
-        for path in (*temporary.iterdir(), temporary):
-            _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        _sync(run)
-        for old in sorted(run.glob("checkpoint_" + 9 * "[0-9]"))[: -self._keep]:
-            shutil.rmtree(old)
+    def __enter__(self) -> StateKeeper:
+        if self._worker.group.rank == 0:
+            self._number = self._store.last_number()
+            if self._settings.best:
+                self._lowest_loss = self._store.lowest_loss()
+            self._store.delete_staged()
+            self._writer = CheckpointWriter(self._store, self._times.written)
+            # Within a stage rank 0 stores by itself, and of a sharded model it has a part only.
+            if not self._worker.replica.is_sharded:
+                self._worker.keeper = self
+        return self
 
-
-class Stored(NamedTuple):
-    """A checkpoint in a run's folder; they sort by their age.
-
-    Attributes:
-        step: applied steps done; -1 if it has no manifest that can be read.
-        name: of its folder.
-    """
-
-    step: int
-    name: str
-
-
-def stored_checkpoints(folder: RunFolder) -> list[Stored]:
-    """Return the checkpoints in a run's folder, whoever wrote them, oldest first."""
-    found = []
-    for name in folder.folders("checkpoint_"):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._worker.keeper = None
+        if self._writer is None:
+            return
         try:
-            step = parse_manifest(folder.read(f"{name}/{MANIFEST_FILE}"))["step"]
-        except DamagedCheckpointError:
-            step = -1
-        found.append(Stored(step, name))
-    return sorted(found)
+            if error is None:
+                self._writer.flush()
+        finally:
+            self._writer.close()
 
+    def save_stage(self, loss: float | None, *, is_last: bool) -> None:
+        """Store the state that a stage begins with. All workers call it, in that state.
 
-def newest_checkpoint(folder: RunFolder) -> str:
-    """Return the name of the checkpoint of the most steps."""
-    return stored_checkpoints(folder)[-1].name
+        Args:
+            loss: the validation loss there, if it was taken.
+            is_last: the run ends there, so that the model is stored too.
 
-
-def missing_file(folder: RunFolder, name: str) -> str | None:
-    """Return which file of a checkpoint with a model is not there, or not whole; None if all are.
-
-    It looks at the files' sizes, not at what they hold.
-    """
-    try:
-        files = parse_manifest(folder.read(f"{name}/{MANIFEST_FILE}"))["files"]
-    except DamagedCheckpointError:
-        return f"{name}/{MANIFEST_FILE}"
-    for file in {MODEL_FILE, *files}:
-        info = folder.filesystem.get_file_info(f"{folder.path}/{name}/{file}")
-        if info.type == fs.FileType.NotFound or info.size != files.get(file, {}).get("bytes"):
-            return f"{name}/{file}"
-    return None
-
-
-def load_checkpoint(worker: Worker, folder: RunFolder) -> int | None:
-    """Restore the newest checkpoint that is whole, and return its step; None if there is none.
-
-    Rank 0 finds it; the others read what it has found.
-
-    Raises:
-        ValueError: on every worker, if there are checkpoints and none of them can be read.
-    """
-    group, device = worker.group, worker.replica.device
-    name: str | None = None
-    state: dict[str, Any] = {}
-    refused: list[str] = []
-    if group.rank == 0:
-        # Those without a manifest first: one of them may be the newest, and is to be named.
-        newest_first = stored_checkpoints(folder)[::-1]
-        for _, candidate in sorted(newest_first, key=lambda stored: stored.step >= 0):
-            try:
-                state = _read_whole(worker, folder, candidate)
-            except DamagedCheckpointError as error:
-                logger.warning(
-                    "checkpoint %s/%s: %s; taking an older one", folder.path, candidate, error
-                )
-                refused.append(f"{candidate}: {error}")
-                continue
-            name = candidate
-            break
-    name, refused = group.broadcast_object((name, refused))
-    if name is None and refused:
-        raise ValueError(
-            f"{folder.path} has no checkpoint that can be read ({'; '.join(refused)}); use another "
-            "name for a new run, or delete these folders to train this one again from its start"
-        )
-    if name is None:
-        return None
-    mesh = mesh_of(worker.replica.module)
-    if group.rank > 0 or mesh is not None:
-        with Checkpoint(f"{folder.path}/{name}", folder.filesystem).as_directory() as path:
-            step = parse_manifest((Path(path) / MANIFEST_FILE).read_bytes())["step"]
-            state = load_state(Path(path), step, _to(device))
-            state = load_shards(state, Path(path), mesh, device)
-    best = state.pop("best")
-    if best["step"] >= 0:
-        worker.best.step, worker.best.loss = best["step"], best["loss"]
-    positions = state.pop("batches", [])
-    worker.snapshot.load_state_dict(state)
-    if positions:
-        # Another number of workers shares a stream out anew.
-        mine = positions[worker.group.rank] if len(positions) == worker.group.size else None
-        worker.engine.batches.go_on_from(mine, worker.snapshot.step)
-    return worker.snapshot.restore(worker.replica)
-
-
-def save_checkpoint(worker: Worker, checkpoints: Checkpoints, *, with_model: bool) -> None:
-    """Save the worker's snapshot, and the best model so far or, if asked for, the present one."""
-    position = worker.engine.batches.position(worker.snapshot.step)
-    positions = [] if position is None else worker.group.gather(position)
-    if not worker.has_model:
-        checkpoints.save(None, worker.snapshot.step)
-        return
-    with tempfile.TemporaryDirectory(prefix="autolrs-") as path:
-        files, best = Path(path), worker.best
-        state = save_shards(worker.snapshot.state_dict(), files) | {
-            "best": {"step": best.step, "loss": best.loss},
-            "batches": positions,
-        }
+        Raises:
+            ValueError: the state is no plain data.
+            OSError: the last checkpoints could not be written.
+        """
+        worker = self._worker
+        step = worker.snapshot.step
+        position = worker.engine.batches.position(step)
+        positions = [] if position is None else worker.group.gather(position)
+        if not worker.gathers_model:
+            return
+        started_s = time.perf_counter()
+        is_sharded, best = worker.replica.is_sharded, worker.best
+        state, staged = stage_shards(worker, self._store, Place(step)) if is_sharded else ({}, {})
         model = best.state
-        if best.step < 0 and with_model:
-            with worker.averaged(worker.snapshot.step):
+        if best.step < 0 and is_last:
+            with worker.averaged(step):
                 model = state_on_cpu(worker.replica.module)
-        others = worker.group.gather(entries_of(files)) if worker.replica.is_sharded else []
-        if worker.group.rank == 0:
-            torch.save(state, files / STATE_FILE)
-            if model:
-                torch.save(model, files / MODEL_FILE)
-            write_manifest(files, worker.snapshot.step, others)
-        checkpoints.save(files, worker.snapshot.step)
+        if self._writer is None:
+            return
+        copy = self._writer.free_copy()
+        self._times.begun(time.monotonic())
+        if not is_sharded:
+            copy.capture(worker.replica, step)
+            state = copy.state_dict()
+        of_run = {"best": {"step": best.step, "loss": best.loss}, "batches": positions}
+        files = {STATE_FILE: state | of_run} | ({MODEL_FILE: model} if model else {})
+        copied_s = time.perf_counter() - started_s
+        told = self._told(loss)
+        self._writer.submit(
+            Draft(Place(step), copy, lambda: files, told, copied_s, is_last, staged)
+        )
+
+    def look(self, run: SegmentRun, done: int) -> None:
+        """Store the state within a probe or a stage, if it is due; rank 0 alone calls it."""
+        assert self._writer is not None, "rank 0 is the keeper"
+        if run is not self._run:
+            self._run, self._done = run, run.begun_steps
+        is_due = self._times.is_due(time.monotonic(), done - self._done)
+        self._done = done
+        loss = run.loss_after(done)
+        is_better = self._settings.best and loss is not None and loss < self._lowest_loss
+        if (is_due or is_better) and self._writer.is_idle:
+            self._save_within(run, done, loss)
+
+    def _save_within(self, run: SegmentRun, done: int, loss: float | None) -> None:
+        assert self._writer is not None
+        started_s = time.perf_counter()
+        start, name = self._worker.snapshot.step, command_name(run.command)
+        copy = self._copied(start + done)
+        files = functools.partial(files_within, copy, start, name, run.known, run.best_so_far())
+        copied_s = time.perf_counter() - started_s
+        self._number += 1
+        told = self._told(loss) | {"command": name, "done_steps": done}
+        self._writer.submit(Draft(Place(start, self._number), copy, files, told, copied_s))
+
+    def _told(self, loss: float | None) -> dict[str, Any]:
+        """Return what a manifest says of a validation loss."""
+        if loss is None:
+            return {}
+        self._lowest_loss = min(self._lowest_loss, loss)
+        return {LOSS_KEY: loss}
+
+    def _copied(self, step: int) -> Snapshot:
+        """Return a copy of the replica's state before a step."""
+        assert self._writer is not None
+        copy = self._writer.free_copy()
+        copy.capture(self._worker.replica, step)
+        self._times.begun(time.monotonic())
+        return copy
 
 
-def _read_whole(worker: Worker, folder: RunFolder, name: str) -> dict[str, Any]:
-    """Check and load a checkpoint on rank 0, the best model with it."""
-    with Checkpoint(f"{folder.path}/{name}", folder.filesystem).as_directory() as path:
-        files = Path(path)
-        step = check_files(files)["step"]
-        state = load_state(files, step, _to(worker.replica.device))
-        best = state["best"]
-        if best["step"] >= 0:
-            worker.best.state = load_tensors(files / MODEL_FILE, "cpu")
-        # One process holds all of a model that was sharded; several load their parts together.
-        if mesh_of(worker.replica.module) is None:
-            state = load_shards(state, files, None, worker.replica.device)
-    return state
+def files_within(
+    copy: Snapshot, start: int, name: Mapping[str, Any], known: KnownSteps, best: BestWeights
+) -> dict[str, Any]:
+    """Return the files of a checkpoint within a stage; the thread that writes them calls it.
 
-
-def _to(device: torch.device) -> Any:
-    def place(storage: Any, location: str) -> Any:
-        # Tensors of any GPU come to this worker's; what lived on the CPU stays there.
-        return storage if location == "cpu" else storage.to(device=device)
-
-    return place
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Args:
+        copy: the state.
+        start: applied steps before the stage.
+        name: of the command that is under way.
+        known: of its steps so far.
+        best: the best weights among them.
+    """
+    within = {"start": start, "command": name, "known": known.to_plain()}
+    told = {"best": {"step": best.step, "loss": best.loss}, "within": within}
+    files: dict[str, Any] = {STATE_FILE: copy.state_dict() | told}
+    if best.step >= 0:
+        files[MODEL_FILE] = best.state
+    return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,15 @@ import ray
 from ray import cloudpickle
 from ray.train import RunConfig, ScalingConfig
 
+from ray_autolrs.checkpoint_settings import Checkpoints
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+"""Checkpoints that stay where nobody says how many: one to go back to, should the newest be
+damaged."""
 
 
 def check_picklable(task: TrainingTask) -> None:
@@ -58,6 +66,28 @@ def check_parallelism(task: TrainingTask, config: AutoLRSConfig, num_workers: in
             f"{type(task).__name__}.parallelism='fsdp2' and lr=None: an LR range test builds the "
             "whole model on one worker; give lr, an interval or a guess"
         )
+
+
+def checkpoints_to_keep(settings: Checkpoints, run_config: RunConfig) -> int:
+    """Return how many checkpoints stay in the run's folder.
+
+    Raises:
+        ValueError: the settings and ``run_config`` say different numbers.
+    """
+    asked = run_config.checkpoint_config
+    kept = asked.num_to_keep if asked is not None else None
+    if asked is not None and asked.checkpoint_score_attribute is not None:
+        logger.warning(
+            "RunConfig's checkpoint_config.checkpoint_score_attribute is ignored: the newest "
+            "checkpoints are kept, and with Checkpoints(best=True) that of the lowest validation "
+            "loss"
+        )
+    if None not in (kept, settings.keep) and kept != settings.keep:
+        raise ValueError(
+            f"Checkpoints.keep={settings.keep} and CheckpointConfig(num_to_keep={kept}) say "
+            "different numbers; give one of them"
+        )
+    return settings.keep or kept or KEPT
 
 
 def worker_environment(run_config: RunConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
@@ -14,14 +15,22 @@ import ray.train
 import ray.train.torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
-from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
 
 from ray_autolrs.algorithm.stages.messages import Command, Event, ProbeDone
 from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
-from ray_autolrs.cluster.checkpoints import TrainCheckpoints
+from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place
 from ray_autolrs.cluster.checks import (
     check_workers,
+    checkpoints_to_keep,
     cluster_resources,
     resource_limits,
     worker_environment,
@@ -127,7 +136,8 @@ def run_on_ray(
         resources_per_actor=choice.resources_per_actor,
         runtime_env=worker_environment(run_config),
     )
-    settings = {"task": task, "config": config, "folder": folder, "search": search}
+    keep = checkpoints_to_keep(config.checkpoints, run_config)
+    settings = {"task": task, "config": config, "search": search, "folder": folder, "keep": keep}
     relay = FinishRelay(finish_requested, search.finish)
     feed = SinkFeed(search.poll, config.total_steps, sinks)
     try:
@@ -136,7 +146,8 @@ def run_on_ray(
                 _train_worker,
                 train_loop_config=settings | {"lane": lane},
                 scaling_config=scaling_config,
-                run_config=run_config,
+                # Ray Train stores no checkpoint, so it must not delete any.
+                run_config=dataclasses.replace(run_config, checkpoint_config=CheckpointConfig()),
             ).fit()
     except WorkerGroupError as error:
         cause = _user_error(error)
@@ -185,14 +196,18 @@ def _train_worker(settings: dict[str, Any]) -> None:
     task: TrainingTask = settings["task"]
     # One worker shards too, so that a run goes on with more of them.
     alone = world_size == 1 and task.parallelism == "ddp"
-    worker_loop(
-        task,
-        settings["config"],
-        Solo() if alone else ProcessGroup(device),
-        device,
-        settings["search"],
-        TrainCheckpoints(settings["folder"]),
-        settings["lane"],
+    group = Solo() if alone else ProcessGroup(device)
+    config: AutoLRSConfig = settings["config"]
+    folder: RunFolder = settings["folder"]
+    store = CheckpointStore(folder, keep=settings["keep"], keeps_best=config.checkpoints.best)
+    step = worker_loop(task, config, group, device, settings["search"], store, settings["lane"])
+    # Ray Train, and callbacks in ``RunConfig``, hear of the trained model; it is stored already.
+    storage = ray.train.get_context().get_storage()
+    last = Checkpoint(f"{folder.path}/{Place(step).name}", storage.storage_filesystem)
+    ray.train.report(
+        {"step": step},
+        checkpoint=last if group.rank == 0 else None,
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
     )
 
 

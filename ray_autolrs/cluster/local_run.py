@@ -7,10 +7,10 @@ import threading
 from collections.abc import Sequence
 
 import torch
-from ray.train import CheckpointConfig, RunConfig
+from ray.train import RunConfig
 
-from ray_autolrs.cluster.checkpoints import KEPT_IN_PROCESS, FolderCheckpoints
-from ray_autolrs.cluster.checks import worker_environment
+from ray_autolrs.cluster.checkpoint_store import CheckpointStore
+from ray_autolrs.cluster.checks import checkpoints_to_keep, worker_environment
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import lane_in_process
 from ray_autolrs.cluster.run_folder import RunFolder
@@ -49,32 +49,24 @@ def run_locally(
         )
     _tell_ignored(run_config)
     actor = SearchActor(config, folder, owner=owner)
-    checkpoints = FolderCheckpoints(
-        folder, keep=_checkpoint_config(run_config).num_to_keep or KEPT_IN_PROCESS
-    )
+    keep = checkpoints_to_keep(config.checkpoints, run_config)
+    store = CheckpointStore(folder, keep=keep, keeps_best=config.checkpoints.best)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logger.info("training in this process on %s", device)
     relay = FinishRelay(finish_requested, actor.finish)
     with relay, SinkFeed(actor.poll, config.total_steps, sinks):
-        worker_loop(task, config, Solo(), device, actor, checkpoints, lane)
+        worker_loop(task, config, Solo(), device, actor, store, lane)
 
 
 def _tell_ignored(run_config: RunConfig) -> None:
     """Warn of settings that only Ray Train can follow: a run may try them in this process first."""
-    failure, checkpoint = run_config.failure_config, _checkpoint_config(run_config)
+    failure = run_config.failure_config
     ignored = {
         "callbacks: the sinks are told what happens": bool(run_config.callbacks),
         "failure_config: an error ends the run, which fit() by the same name continues": (
             failure is not None and failure.max_failures != 0
         ),
         "worker_runtime_env: set os.environ before fit()": bool(worker_environment(run_config)),
-        "checkpoint_config.checkpoint_score_attribute: the newest checkpoints are kept": (
-            checkpoint.checkpoint_score_attribute is not None
-        ),
     }
     for what in (what for what, is_set in ignored.items() if is_set):
         logger.warning("num_workers=0 trains without Ray Train, and ignores RunConfig's %s", what)
-
-
-def _checkpoint_config(run_config: RunConfig) -> CheckpointConfig:
-    return run_config.checkpoint_config or CheckpointConfig()

@@ -4,6 +4,7 @@
 ``events.jsonl``     one record for each event and decision, append-only
 ``schedule.json``    the schedule found so far
 ``lease.json``       while the run is trained: who trains it
+``progress.json``    while the run is trained: how far its workers are
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ CONFIG_FILE = "config.json"
 EVENTS_FILE = "events.jsonl"
 SCHEDULE_FILE = "schedule.json"
 LEASE_FILE = "lease.json"
+PROGRESS_FILE = "progress.json"
 
 
 class RunFolder:
@@ -56,14 +58,17 @@ class RunFolder:
         with self.filesystem.open_input_stream(path) as stream:
             return bytes(stream.read())
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file whole: a reader sees the old content or the new one."""
+    def write(self, name: str, content: bytes, *, is_synced: bool = True) -> None:
+        """Write a file whole: a reader sees the old content or the new one.
+
+        Without ``is_synced`` the new one may be lost with the machine, though not with the process.
+        """
         path = f"{self.path}/{name}"
         if not self.is_local:  # Object stores replace a file at once, when it is closed.
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
-        temporary = _written_beside(path, content)
+        temporary = _written_beside(path, content, is_synced=is_synced)
         temporary.replace(path)
 
     def create(self, name: str, content: bytes) -> bool:
@@ -214,13 +219,14 @@ def _no_record(path: str, number: int, why: str) -> ValueError:
     )
 
 
-def _written_beside(path: str, content: bytes) -> Path:
+def _written_beside(path: str, content: bytes, *, is_synced: bool = True) -> Path:
     """Write a file under another name, wait until it is on the disk, and return its path."""
     temporary = Path(f"{path}.tmp-{os.getpid()}-{threading.get_ident()}")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if is_synced:
+            os.fsync(file.fileno())
     return temporary
 
 

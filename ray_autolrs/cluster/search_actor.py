@@ -18,17 +18,21 @@ from typing import Protocol
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
+    Apply,
     Command,
     Event,
+    Finish,
     FinishRequested,
     Probe,
     ProbeDone,
     Ready,
+    address_of,
 )
 from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leases, Over
+from ray_autolrs.cluster.progress_file import ProgressFile
 from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
@@ -81,6 +85,7 @@ class SearchActor:
         self._status = Status()
         self._state = RunState()
         self._owner = owner
+        self._progress = ProgressFile(folder)
         self._log = EventLog(folder, owner)
         if not any(record["kind"] == "lanes" for record in self._log.records):
             record = {"kind": "lanes", "parallel_probes": parallel_probes, "time": time.time()}
@@ -106,6 +111,8 @@ class SearchActor:
                 self._take_in(event, lane="all workers")
             command = outstanding(self._state)[0]
             self._status = Status(command=command)
+            if isinstance(command, Finish):
+                self._progress.delete()
             return command
 
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
@@ -151,7 +158,10 @@ class SearchActor:
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Take note of the progress of the current command."""
         with self._changed:
-            self._status = Status(self._status.command, steps_done, loss)
+            command = self._status.command
+            self._status = Status(command, steps_done, loss)
+            if isinstance(command, (Probe, Apply)):
+                self._progress.note(address_of(command), steps_done)
 
     def poll(self, first_record: int) -> tuple[list[Record], Status]:
         """Return the log's records from number ``first_record`` on, and the status."""
@@ -183,7 +193,10 @@ class SearchActor:
 
     def _write(self, before: RunState, event: Event, after: RunState, lane: str) -> None:
         now = time.time()
-        records: list[Record] = [event_record(before, event, after) | {"lane": lane, "time": now}]
+        told: Record = {"lane": lane, "time": now}
+        if isinstance(event, Ready):
+            told["redone_steps"] = self._redone_steps(event, after)
+        records: list[Record] = [event_record(before, event, after) | told]
         if isinstance(after.phase, Applying) and after.phase is not before.phase:
             records.append(choice_record(after.phase) | {"time": now})
         if after.segments and after.segments != before.segments:
@@ -191,6 +204,25 @@ class SearchActor:
             schedule = LRSchedule(after.segments, average)
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
+
+    def _redone_steps(self, event: Ready, state: RunState) -> int:
+        """Return how many steps workers that were lost had taken, which are taken again.
+
+        Steps of stages that the log holds twice are not among them.
+        """
+        found = self._progress.latest()
+        if found is None:
+            return 0
+        address, steps = found
+        number_key = "index" if address[0] == "probe" else "attempt"
+        told = ((r["kind"], r.get("stage"), r.get(number_key)) for r in self._log.records)
+        if address in told:
+            return 0
+        commands = outstanding(state)
+        next_one = commands[0] if commands else None
+        is_next = isinstance(next_one, (Probe, Apply)) and address_of(next_one) == address
+        held = event.done_steps if is_next and event.begun == address else 0
+        return max(0, steps - held)
 
 
 def found_with(config: AutoLRSConfig, records: Iterable[Record]) -> FoundWith | None:

@@ -15,7 +15,7 @@ import ray
 from ray.train import Checkpoint, RunConfig, ScalingConfig
 
 from ray_autolrs.algorithm.stages.records import Record
-from ray_autolrs.cluster.checkpoints import newest_checkpoint
+from ray_autolrs.cluster.checkpoint_loading import newest_checkpoint
 from ray_autolrs.cluster.checks import (
     check_cluster,
     check_parallelism,
@@ -243,6 +243,7 @@ class AutoLRSTrainer:
             "checkpoint": newest_checkpoint(folder),
             "apply_steps": costs.apply_steps,
             "probe_steps": costs.probe_steps,
+            "lost_steps": costs.lost_steps,
             "range_test_steps": range_test_steps(folder),
             "num_workers": self._num_workers,
             "time": time.time(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_autolrs.algorithm.stages.records import Record, replay
 from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE
-from ray_autolrs.cluster.checkpoints import missing_file
+from ray_autolrs.cluster.checkpoint_store import MIDSTAGE, missing_file
 from ray_autolrs.cluster.interval import RANGE_TEST_FILE
 from ray_autolrs.cluster.run_folder import (
     CONFIG_FILE,
@@ -66,7 +66,7 @@ def checkpoint_of(folder: RunFolder, finished: Record) -> str:
     name: Any = finished.get("checkpoint")
     if not isinstance(name, str) or "/" in name:
         raise ValueError(f"{folder.path}/{EVENTS_FILE} names no checkpoint, but {name!r}")
-    missing = missing_file(folder, name)
+    missing = missing_file(folder, name, MODEL_FILE)
     if missing is not None:
         raise _lacks(folder, missing)
     return f"{folder.path}/{name}"
@@ -92,8 +92,9 @@ def schedule_of(folder: RunFolder, config: AutoLRSConfig, records: Sequence[Reco
 
 def _check_new(folder: RunFolder) -> None:
     """Refuse a folder without a log that holds what only a log explains, or others' files."""
+    checkpoints = {*folder.folders("checkpoint_"), *folder.folders(MIDSTAGE)}
     for name in folder.names():
-        if name in _WRITTEN_AFTER_THE_LOG or name in folder.folders("checkpoint_"):
+        if name in _WRITTEN_AFTER_THE_LOG | checkpoints:
             raise ValueError(
                 f"{folder.path} holds {name}, but no {EVENTS_FILE}: it is not a run's folder, or "
                 "has lost its log; nothing in it is read. Use another name"

@@ -2,8 +2,8 @@
 
 All workers run it in lock-step. Rank 0 asks the search actor, once for each command and never
 once for each step, and shares the answer. A checkpoint is saved whenever the applied model has
-moved on: at the start of the run and after the warm-up and each stage. Who runs the probes of a
-stage is up to the kind of lane.
+moved on, at the start of the run and after the warm-up and each stage, and when one is due within
+a stage. Who runs the probes of a stage is up to the kind of lane.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import time
 
 import torch
 
-from ray_autolrs.algorithm.stages.messages import Apply, Event, Finish, Probe, Ready
-from ray_autolrs.cluster.checkpoints import Checkpoints, load_checkpoint, save_checkpoint
+from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Event, Finish, Probe, Ready
+from ray_autolrs.cluster.checkpoint_loading import load_checkpoint
+from ray_autolrs.cluster.checkpoint_store import CheckpointStore
+from ray_autolrs.cluster.checkpoints import StateKeeper
 from ray_autolrs.cluster.lanes.choice import possible_lane
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.search_actor import SearchLine
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.worker import Progress, Worker
+from ray_autolrs.training.segment_run import Progress
+from ray_autolrs.training.worker import Worker
 
 HEARTBEAT_INTERVAL_S = 0.2
 
@@ -31,40 +34,63 @@ def worker_loop(
     group: Group,
     device: torch.device,
     search: SearchLine,
-    checkpoints: Checkpoints,
+    store: CheckpointStore,
     lane: Lane,
-) -> None:
-    """Train to the end, from the latest checkpoint if there is one.
+) -> int:
+    """Train to the end, from the latest checkpoint if there is one, and return the applied steps.
+
+    When it returns, the last checkpoint is stored.
 
     Raises:
         ValueError: the task is refused, before anything is trained, or its model cannot be
             probed by one worker alone, as ``config.lanes`` asks for.
         SearchFailedError: no LR of a stage can be applied.
+        OSError: checkpoints cannot be stored.
     """
     worker = Worker(task, config.training_settings(), group, device)
-    saved_step = load_checkpoint(worker, checkpoints.folder)
+    saved_step = load_checkpoint(worker, store)
     if saved_step is None:
         worker.take_snapshot(0)
         worker.check_first_loss()
     module, batches = worker.replica.module, worker.engine.batches
     lane = possible_lane(lane, config.lanes, module, batches)
-    event: Event | None = Ready(worker.snapshot.step, worker.replica.base_momentum)
+    event: Event | None = _ready(worker)
     progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
-    while True:
-        command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)
-        # Saved after the exchange: a checkpoint that the log knows nothing of could not be used.
-        if worker.snapshot.step != saved_step:
-            save_checkpoint(worker, checkpoints, with_model=isinstance(command, Finish))
-            saved_step = worker.snapshot.step
-        match command:
-            case Probe():
-                event = lane.explore(command, worker, search, progress)
-            case Apply():
-                event = worker.run_apply(command, progress)
-                if not event.diverged:
-                    worker.take_snapshot(command.segment.last_step + 1)
-            case Finish():
-                return
+    with StateKeeper(worker, store, config.checkpoints) as keeper:
+        while True:
+            command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)
+            # Saved after the exchange: a checkpoint that the log knows nothing of could not be
+            # used.
+            if worker.snapshot.step != saved_step:
+                keeper.save_stage(_last_loss(event), is_last=isinstance(command, Finish))
+                saved_step = worker.snapshot.step
+            match command:
+                case Probe():
+                    event = lane.explore(command, worker, search, progress)
+                case Apply():
+                    event = worker.run_apply(command, progress)
+                    if not event.diverged:
+                        worker.take_snapshot(command.segment.last_step + 1)
+                case Finish():
+                    return worker.snapshot.step
+
+
+def _ready(worker: Worker) -> Ready:
+    begun = worker.begun
+    return Ready(
+        step=worker.snapshot.step,
+        base_momentum=worker.replica.base_momentum,
+        begun=None if begun is None else begun.address,
+        done_steps=0 if begun is None else len(begun.known.losses),
+    )
+
+
+def _last_loss(event: Event | None) -> float | None:
+    """Return the validation loss at the end of a stage that was just applied."""
+    if not isinstance(event, ApplyDone):
+        return None
+    losses = [value for _, name, value in event.evaluations if name == "loss"]
+    return losses[-1]
 
 
 def _heartbeats(search: SearchLine) -> Progress:

@@ -16,7 +16,8 @@ class Costs:
         probe_steps: optimizer steps of probes, diverged ones included, less those that an
             applied stage went on from.
         apply_steps: optimizer steps of the trained model.
-        lost_steps: optimizer steps of stages that diverged or were repeated after a restart.
+        lost_steps: optimizer steps of stages that diverged, or that were taken again after a
+            restart, as far as the lost workers were heard of.
         probe_s: seconds in probes.
         apply_s: seconds in applied stages, evaluations and lost steps included.
         forward_steps: what probes spent on validation and on BatchNorm's statistics, in steps.
@@ -51,7 +52,9 @@ def count_costs(records: Iterable[Record], stage: int | None = None) -> Costs:
     for record in records:
         if stage is not None and record.get("stage") != stage:
             continue
-        if record["kind"] == "probe":
+        if record["kind"] == "ready":
+            lost_steps += record.get("redone_steps", 0)
+        elif record["kind"] == "probe":
             probe_steps += record["steps"]
             forward_steps += record["forward_steps"]
             probe_s += record["wall_s"]

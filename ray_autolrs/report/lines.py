@@ -16,7 +16,7 @@ def describe(record: Record) -> str | None:
         case "lanes":
             return f"a stage's probes are asked for {record['parallel_probes']} at a time"
         case "ready":
-            return f"workers ready at step {record['step']}"
+            return f"workers ready at step {record['step']}{_within(record)}"
         case "probe":
             head = (
                 f"stage {record['stage']} probe {record['index'] + 1}: lr {record['peak_lr']:.4g}"
@@ -54,11 +54,25 @@ def describe(record: Record) -> str | None:
             left_out = f"; {skipped} steps left out, whose batches were bad" if skipped else ""
             return f"{name}: applied, training loss {loss:.4g}; validation {values}{left_out}"
         case "finished":
+            lost = record.get("lost_steps", 0)
+            again = f"; {lost} more were lost to restarts and divergence" if lost else ""
             return (
-                f"finished: {record['apply_steps']} applied and {record['probe_steps']} probe steps"
+                f"finished: {record['apply_steps']} applied and {record['probe_steps']} probe "
+                f"steps{again}"
             )
         case _:
             return None
+
+
+def _within(record: Record) -> str:
+    """Return where within a stage the workers go on, and what is taken again."""
+    text = ""
+    if "begun" in record:
+        kind, stage, number = record["begun"]
+        what = f"probe {number + 1}" if kind == "probe" else "application"
+        text = f", {record['done_steps']} steps into stage {stage}'s {what}"
+    redone = record.get("redone_steps", 0)
+    return text + (f"; {redone} steps are taken again" if redone else "")
 
 
 def _loss(value: float | None) -> str:

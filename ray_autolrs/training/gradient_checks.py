@@ -11,8 +11,8 @@ from ray_autolrs.training.sharding import whole
 def counts_nothing(replica: Replica, loss: Tensor) -> bool:
     """Return whether a loss is 0 / 0, the mean over no label: nan, and without a gradient.
 
-    It sets the gradients where the loss has some; on workers of a wrapped or sharded model, all must
-    call it.
+    It sets the gradients where the loss has some; on workers of a wrapped or sharded
+    model, all must call it.
     """
     replica.clear_gradients()
     if loss.requires_grad:

@@ -45,9 +45,7 @@ class SegmentSteps:
         good: the state before the segment's first step, whose weights are good.
         losses: of the segment's steps that are taken already.
         look_steps: after which numbers of steps the losses are looked at; the last is one of them.
-
-    Attributes:
-        skipped: numbers, in the segment, of the steps that were left out.
+        skipped: numbers, in the segment, of the steps that were left out; more are put in.
     """
 
     def __init__(
@@ -58,6 +56,7 @@ class SegmentSteps:
         good: Snapshot,
         losses: Collection[float],
         look_steps: Collection[int],
+        skipped: set[int],
     ) -> None:
         self._engine = engine
         self._replica = engine.replica
@@ -70,7 +69,7 @@ class SegmentSteps:
         self._look_steps = look_steps
         self._table = engine.loss_table(segment.steps)
         self._is_own_good = False
-        self.skipped: set[int] = set()
+        self.skipped = skipped
         if self._skips and losses:
             self._keep(len(losses))
 
@@ -209,7 +208,8 @@ class SegmentSteps:
         """Find out why the losses of steps ``first`` to before ``done`` are not finite.
 
         Rank 0 looks, at all micro-batches by itself, and its word counts for all workers; of a
-        sharded model all look together, and find the same. It is in the state that it was in if only micro-batches without a counted label lack a loss.
+        sharded model all look together, and find the same. Who looks is in the state that it was
+        in if only micro-batches without a counted label lack a loss.
         """
         rows = self._engine.micro_losses(self._table[first:done], self._share.group)
         looks = self._share.group.rank == 0 or self._replica.is_sharded

@@ -1,8 +1,8 @@
 """The sharded tensors of a checkpoint: each worker writes its parts, any number of them reads.
 
 The files are safetensors, written and read by ``torch.distributed.checkpoint``: they hold numbers
-and where these lie in the whole tensors, and no code. In the state itself, a dict with ``SHARD_KEY``
-stands for each sharded tensor.
+and where these lie in the whole tensors, and no code. In the state itself, a dict with
+``SHARD_KEY`` stands for each sharded tensor.
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ def _replaced(
     replacement: Callable[[Any, str], Any],
     at: str = "",
 ) -> Any:
-    """Return nested dicts, lists and tuples with each wanted part replaced, which is told its path."""
+    """Return nested dicts, lists and tuples with each wanted part replaced.
+
+    ``replacement`` is told the part's path.
+    """
     if is_wanted(value):
         return replacement(value, at)
     if isinstance(value, dict):

@@ -35,11 +35,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_autolrs.training.averaging.average import WeightAverage, parameters_of
+from ray_autolrs.training.averaging.average import WeightAverage
 from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.optimizer_state import copied_state, restore_state
 from ray_autolrs.training.plain_state import as_plain, from_plain
 from ray_autolrs.training.random_streams import random_states, set_random_states
 from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.tensor_copies import to_host, within_device
 
 State = dict[str, Any]
 
@@ -48,29 +50,36 @@ class Snapshot:
     """The state of a replica before the step numbered ``step``.
 
     A second capture writes into the memory of the first, where shapes agree.
+
+    Args:
+        in_host_memory: copy the tensors of the model, the optimizer and the average to host
+            memory, rather than within their device's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_host_memory: bool = False) -> None:
         self.step = -1
+        self._copy = to_host if in_host_memory else within_device
         self._state: State = {}
 
     def capture(self, replica: Replica, step: int) -> None:
-        """Copy the replica's state, on its own device."""
+        """Copy the replica's state. When it returns, the replica may change."""
         self.step = step
+        old = self._state
         self._state = {
-            "tensors": _copy_tensors(
-                _module_tensors(replica.module), self._state.get("tensors", {})
-            ),
+            "tensors": {
+                name: self._copy(tensor, old.get("tensors", {}).get(name))
+                for name, tensor in _module_tensors(replica.module)
+            },
             "extra": copy.deepcopy(_extra_state(replica.module)),
-            "optimizer": _copy_optimizer(
-                replica.optimizer, self._state.get("optimizer", {}).get("state", [])
+            "optimizer": copied_state(
+                replica.optimizer, old.get("optimizer", {}).get("state", []), self._copy
             ),
             "average": {
                 "kind": type(replica.average).__name__,
                 "tensors": [
-                    _copy_tensor(tensor, old)
-                    for tensor, old in zip_longest(
-                        replica.average.tensors, self._state.get("average", {}).get("tensors", [])
+                    self._copy(tensor, before)
+                    for tensor, before in zip_longest(
+                        replica.average.tensors, old.get("average", {}).get("tensors", [])
                     )
                 ],
                 "updates": replica.average.updates,
@@ -78,6 +87,8 @@ class Snapshot:
             "scaler": replica.scaler.state_dict(),
             "random": random_states([replica.device]),
         }
+        if replica.device.type == "cuda":
+            torch.cuda.current_stream(replica.device).synchronize()
 
     def restore(self, replica: Replica) -> int:
         """Put the state back, in place, and return the step that it was taken before.
@@ -88,10 +99,10 @@ class Snapshot:
         """
         assert self.step >= 0, "restore before capture"
         state = self._state
-        _restore_tensors(replica.module, state["tensors"])
+        _restore_tensors(replica.module, state["tensors"], replica.device)
         for name, extra in state["extra"].items():
             replica.module.get_submodule(name).set_extra_state(copy.deepcopy(extra))
-        _restore_optimizer(replica.optimizer, state["optimizer"])
+        restore_state(replica.optimizer, state["optimizer"])
         _restore_average(replica.average, state["average"])
         replica.clear_gradients()
         if replica.scaler.is_enabled():
@@ -137,7 +148,7 @@ def _module_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, buffer
 
 
-def _restore_tensors(module: nn.Module, saved: dict[str, Tensor]) -> None:
+def _restore_tensors(module: nn.Module, saved: dict[str, Tensor], device: torch.device) -> None:
     modules = dict(module.named_modules())
     present = {name for name, _ in _module_tensors(module)}
     for name in sorted(present ^ set(saved)):
@@ -146,7 +157,7 @@ def _restore_tensors(module: nn.Module, saved: dict[str, Tensor]) -> None:
         if key not in buffers:
             raise ValueError(f"the snapshot is of another model: only one of them has {name!r}")
         # A buffer may be None, which is no tensor, until it is first used.
-        buffers[key] = saved[name].clone() if name in saved else None
+        buffers[key] = saved[name].to(device, copy=True) if name in saved else None
     for name, buffer in [*module.named_buffers()]:
         if buffer.shape != saved[name].shape:
             # An observer's buffer, say, gets its shape from what it first sees.
@@ -163,22 +174,6 @@ def _restore_tensors(module: nn.Module, saved: dict[str, Tensor]) -> None:
         tensor.detach().copy_(value)
 
 
-def _copy_tensors(
-    tensors: Iterator[tuple[str, Tensor]], reuse: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    return {name: _copy_tensor(tensor, reuse.get(name)) for name, tensor in tensors}
-
-
-def _copy_tensor(tensor: Tensor, reuse: Tensor | None) -> Tensor:
-    if reuse is not None and (reuse.shape, reuse.dtype, reuse.device) == (
-        tensor.shape,
-        tensor.dtype,
-        tensor.device,
-    ):
-        return reuse.copy_(tensor.detach())
-    return tensor.detach().clone()
-
-
 def _extra_state(module: nn.Module) -> dict[str, Any]:
     """Return what modules with ``get_extra_state`` keep beside their tensors, by module name."""
     return {
@@ -186,71 +181,6 @@ def _extra_state(module: nn.Module) -> dict[str, Any]:
         for name, submodule in module.named_modules()
         if type(submodule).get_extra_state is not nn.Module.get_extra_state
     }
-
-
-def _copy_optimizer(optimizer: torch.optim.Optimizer, reuse: list[State]) -> State:
-    """Return the groups' hyperparameters, and the state of each parameter in their order."""
-    states: list[State] = []
-    for place, parameter in enumerate(parameters_of(optimizer)):
-        old = reuse[place] if place < len(reuse) else {}
-        states.append(
-            {
-                key: _copy_value(value, old.get(key))
-                for key, value in optimizer.state.get(parameter, {}).items()
-            }
-        )
-    groups = [
-        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
-    beside = {
-        key: copy.deepcopy(value)
-        for key, value in optimizer.state.items()
-        if not isinstance(key, Tensor)
-    }
-    return {"groups": groups, "state": states, "beside": beside}
-
-
-def _copy_value(value: Any, reuse: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _copy_tensor(value, reuse if isinstance(reuse, Tensor) else None)
-    return copy.deepcopy(value)
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: State) -> None:
-    parameters = parameters_of(optimizer)
-    if (len(parameters), len(optimizer.param_groups)) != (
-        len(saved["state"]),
-        len(saved["groups"]),
-    ):
-        raise ValueError(
-            f"the snapshot is of another optimizer: {len(optimizer.param_groups)} parameter groups "
-            f"of {len(parameters)} parameters, and {len(saved['groups'])} of {len(saved['state'])} "
-            "in the snapshot"
-        )
-    # torch declares the keys as tensors, but some optimizers keep values by name beside them.
-    state: dict[Any, Any] = optimizer.state
-    for key in [key for key in state if not isinstance(key, Tensor)]:
-        del state[key]
-    state.update(copy.deepcopy(saved["beside"]))
-    for parameter, saved_state in zip(parameters, saved["state"], strict=True):
-        if not saved_state:
-            # Optimizers build a parameter's state at its first step.
-            optimizer.state.pop(parameter, None)
-            continue
-        current = optimizer.state[parameter]
-        for key in set(current) - set(saved_state):
-            del current[key]
-        for key, value in saved_state.items():
-            current[key] = _restored_value(value, current.get(key))
-    for group, saved_group in zip(optimizer.param_groups, saved["groups"], strict=True):
-        for key in set(group) - set(saved_group) - {"params"}:
-            del group[key]
-        for key, value in saved_group.items():
-            if isinstance(value, Tensor) and isinstance(group.get(key), Tensor):
-                group[key].copy_(value)
-            else:
-                group[key] = copy.deepcopy(value)
 
 
 def _restore_average(average: WeightAverage, saved: State) -> None:
@@ -263,12 +193,3 @@ def _restore_average(average: WeightAverage, saved: State) -> None:
     for tensor, value in zip(average.tensors, saved["tensors"], strict=True):
         tensor.copy_(value)
     average.updates = saved["updates"]
-
-
-def _restored_value(saved: Any, current: Any) -> Any:
-    if not isinstance(saved, Tensor):
-        return copy.deepcopy(saved)
-    if isinstance(current, Tensor) and (current.shape, current.dtype) == (saved.shape, saved.dtype):
-        return current.copy_(saved)
-    # Not moved: a step counter may live on the CPU while its parameter is on a GPU.
-    return saved.clone()

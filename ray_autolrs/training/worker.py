@@ -7,37 +7,30 @@ its device or its group outside of a step.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.search.strategy import validation_interval
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.bad_batches import UNCOUNTED, fault_message, first_fault
 from ray_autolrs.training.batches import validation_subset
+from ray_autolrs.training.begun_segment import BegunSegment, command_name
 from ray_autolrs.training.best_weights import BestWeights
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.engine import Engine, Share
+from ray_autolrs.training.engine import Engine
 from ray_autolrs.training.evaluation import Evaluation
-from ray_autolrs.training.kept_probes import KeptProbe, KeptProbes
+from ray_autolrs.training.kept_probes import KeptProbes
 from ray_autolrs.training.live_loop import LiveLoop
-from ray_autolrs.training.segment_steps import SegmentSteps
+from ray_autolrs.training.segment_run import Progress, SegmentKeeper, SegmentRun
 from ray_autolrs.training.settings import TrainingSettings
 from ray_autolrs.training.snapshot import Snapshot, share_buffers
 from ray_autolrs.training.stream_reader import is_stream
 from ray_autolrs.training.stream_validation import stream_validation
 from ray_autolrs.training.streams import StreamBatches
 from ray_autolrs.training.task_checks import dataset_size
-
-Progress = Callable[[int, float], None]
-"""Told (steps done in a segment, loss of the last one) at each look at the losses."""
 
 
 class Worker:
@@ -50,6 +43,13 @@ class Worker:
         device: where the model lives.
         num_workers: workers whose micro-batches a global batch is cut into; None is the group's
             size.
+
+    Attributes:
+        snapshot: the state that probes and stages start from.
+        best: the best weights so far, of the stages that are applied.
+        begun: a probe or stage that a checkpoint holds the first steps of, if any; the first
+            command goes on from it, if it is that one.
+        keeper: keeps how far a segment is that all workers run together, if anybody does.
 
     Raises:
         ValueError: the task's sizes, data, optimizer or loss are refused.
@@ -81,7 +81,7 @@ class Worker:
             self.engine.batches.look_back = max(self.engine.batches.look_back, looked_back)
         self.group = group
         self.replica = self.engine.replica
-        self._keeps_best = settings.validation.keep_best and self.has_model
+        self._keeps_best = settings.validation.keep_best and self.gathers_model
         if isinstance(task, LiveLoop):
             self.evaluation = Evaluation(task, task.validation, seed=settings.seed)
             self.probe_evaluation = self.evaluation
@@ -89,6 +89,8 @@ class Worker:
             self.evaluation, self.probe_evaluation = self._evaluations(task.val_dataset(), samples)
         self.snapshot = Snapshot()
         self.best = BestWeights()
+        self.begun: BegunSegment | None = None
+        self.keeper: SegmentKeeper | None = None
         self._kept = KeptProbes()
 
     def _evaluations(self, data: Any, samples: int) -> tuple[Evaluation, Evaluation]:
@@ -108,7 +110,7 @@ class Worker:
         self._kept.forget()
 
     @property
-    def has_model(self) -> bool:
+    def gathers_model(self) -> bool:
         """Whether this worker takes part where the model is copied to rank 0's CPU."""
         return self.group.rank == 0 or self.replica.is_sharded
 
@@ -126,7 +128,7 @@ class Worker:
         step, task = self.snapshot.restore(self.replica), self.replica.task
         is_finite = self.engine.first_loss_is_finite(step)
         if not is_finite:
-            looks_back = self.replica.can_look_back and self.has_model
+            looks_back = self.replica.can_look_back and self.gathers_model
             fault = first_fault(self.engine, step) if looks_back else None
             fault = self.group.broadcast_object(fault)
             if fault is None:
@@ -151,136 +153,81 @@ class Worker:
                 the same probe. With one micro-batch for each worker, and a power of two of
                 them, the losses are equal to the last bit either way.
         """
-        started_s = time.perf_counter()
         eval_steps: frozenset[int] = frozenset()
         if probe.evals > 0:
             every = validation_interval(probe.evals, probe.steps)
             eval_steps = frozenset(every * number for number in range(1, probe.evals + 1))
-        outcome = self._run_segment(
-            probe.segment,
-            progress,
+        run = SegmentRun(
+            self.engine,
+            self.snapshot,
+            probe,
             self.probe_evaluation,
             eval_steps,
-            self.engine.alone if alone else self.engine.together,
+            look_every=self._settings.divergence_check_steps,
+            share=self.engine.alone if alone else self.engine.together,
+            begun=None if alone else self._begun_of(probe),
+            keeper=None if alone else self.keeper,
         )
-        if probe.may_go_on and not (alone or outcome.diverged):
-            self._kept.keep(self.replica, probe, outcome.losses, outcome.skipped_steps)
-        evals = len(outcome.evaluations)
+        diverged = run.to_its_end(progress)
+        known = run.known
+        if probe.may_go_on and not (alone or diverged):
+            self._kept.keep(self.replica, probe, known)
+        evals = len(known.evaluations)
         return ProbeDone(
             stage=probe.stage,
             index=probe.index,
-            training_losses=outcome.losses,
-            validation_losses=tuple(means["loss"] for _, means in outcome.evaluations),
-            diverged=outcome.diverged,
-            wall_s=time.perf_counter() - started_s,
+            training_losses=known.losses,
+            validation_losses=tuple(means["loss"] for _, means in known.evaluations),
+            diverged=diverged,
+            wall_s=known.wall_s,
             forward_steps=self.engine.forward_steps(evals, self.probe_evaluation),
-            skipped_steps=outcome.skipped_steps,
+            skipped_steps=len(known.skipped),
         )
 
     def run_apply(self, apply: Apply, progress: Progress) -> ApplyDone:
         """Train with the chosen LR from the snapshot, and evaluate on the whole validation set."""
-        started_s = time.perf_counter()
         every = self._settings.validation.every_steps or apply.steps
         eval_steps = frozenset({*range(every, apply.steps, every), apply.steps})
-        kept = self._kept.state_for(apply)
-        if kept is not None and min(eval_steps) < len(kept.losses):
-            kept = None  # An evaluation lies within the steps that would be left out.
+        begun = self._begun_of(apply)
+        if begun is None:
+            begun = self._kept.state_for(apply)
+            if begun is not None and min(eval_steps) < len(begun.known.losses):
+                begun = None  # An evaluation lies within the steps that would be left out.
         best = BestWeights(to_beat=self.best.loss)
-        outcome = self._run_segment(
-            apply.segment,
-            progress,
+        if begun is not None:
+            best.take(begun.best)
+        run = SegmentRun(
+            self.engine,
+            self.snapshot,
+            apply,
             self.evaluation,
             eval_steps,
-            self.engine.together,
-            best=best,
-            kept=kept,
+            look_every=self._settings.divergence_check_steps,
+            share=self.engine.together,
+            best=best if self._keeps_best else None,
+            begun=begun,
+            keeper=self.keeper,
         )
-        if not outcome.diverged:  # one that did is applied again, with another LR
+        diverged = run.to_its_end(progress)
+        known = run.known
+        if not diverged:  # one that did is applied again, with another LR
             self.best.take(best)
         return ApplyDone(
             stage=apply.stage,
             attempt=apply.attempt,
-            training_losses=outcome.losses,
-            diverged=outcome.diverged,
-            wall_s=time.perf_counter() - started_s,
+            training_losses=known.losses,
+            diverged=diverged,
+            wall_s=known.wall_s,
             evaluations=tuple(
                 (apply.segment.first_step + steps, name, value)
-                for steps, means in outcome.evaluations
+                for steps, means in known.evaluations
                 for name, value in means.items()
             ),
-            reused_steps=len(kept.losses) if kept else 0,
-            skipped_steps=outcome.skipped_steps,
+            reused_steps=known.reused_steps,
+            skipped_steps=len(known.skipped),
         )
 
-    def _run_segment(
-        self,
-        segment: Segment,
-        progress: Progress,
-        evaluation: Evaluation,
-        eval_steps: frozenset[int],
-        share: Share,
-        *,
-        best: BestWeights | None = None,
-        kept: KeptProbe | None = None,
-    ) -> _Outcome:
-        """Restore the snapshot, take the segment's steps, and stop early if the loss diverges.
-
-        Args:
-            segment: the LRs.
-            progress: told at each look at the losses.
-            evaluation: what to run after the steps, counted from 1, in ``eval_steps``.
-            eval_steps: see ``evaluation``.
-            share: who takes the steps.
-            best: offered the weights of each evaluation, which also takes the task's metrics.
-            kept: the state after the segment's first steps, which are not taken again.
-        """
-        first_step = self.snapshot.restore(self.replica)
-        assert first_step == segment.first_step, (first_step, segment)
-        end_step = segment.last_step + 1
-        self.engine.batches.begin(first_step, end_step, is_probe=best is None)
-        if self.engine.rehearse(first_step, share):
-            self.snapshot.restore(self.replica)
-        losses: list[float] = []
-        evaluations: list[tuple[int, dict[str, float]]] = []
-
-        def evaluate(done: int) -> float:
-            with self.engine.averaged(first_step + done, share.group):
-                means = evaluation.run(self.replica, share.group, with_metrics=best is not None)
-                if best is not None and self._keeps_best:
-                    best.offer(self.replica.module, first_step + done, means["loss"])
-            evaluations.append((done, means))
-            return means["loss"]
-
-        if kept is not None:
-            kept.end.restore(self.replica)
-            losses += kept.losses
-        every = self._settings.divergence_check_steps
-        looks = {*range(every, segment.steps, every), segment.steps, *eval_steps}
-        steps = SegmentSteps(self.engine, segment, share, self.snapshot, losses, looks)
-        before_skipped = kept.skipped_steps if kept is not None else 0
-
-        def outcome(*, diverged: bool) -> _Outcome:
-            skipped = before_skipped + len(steps.skipped)
-            return _Outcome(tuple(losses), diverged, tuple(evaluations), skipped)
-
-        if len(losses) in eval_steps and not math.isfinite(evaluate(len(losses))):
-            steps.check_validation(evaluation, len(losses))
-            return outcome(diverged=True)
-        for done, latest in steps.looks():
-            latest_loss = evaluate(done) if done in eval_steps else latest[-1]
-            losses += latest
-            progress(done, latest_loss)
-            if not all(map(math.isfinite, latest)):
-                return outcome(diverged=True)
-            if not math.isfinite(latest_loss):
-                steps.check_validation(evaluation, done)
-                return outcome(diverged=True)
-        return outcome(diverged=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    losses: tuple[float, ...]
-    diverged: bool
-    evaluations: tuple[tuple[int, dict[str, float]], ...]
-    skipped_steps: int
+    def _begun_of(self, command: Probe | Apply) -> BegunSegment | None:
+        """Return what a checkpoint holds of a command; nothing else comes after a restart."""
+        begun, self.begun = self.begun, None
+        return begun if begun is not None and begun.name == command_name(command) else None

@@ -25,9 +25,19 @@ def copied_at_each_answer(folder: Path, copies: Path) -> Iterator[None]:
         nonlocal answered
         command = exchange(self, event)
         answered += 1
-        shutil.copytree(folder, copies / str(answered) / folder.name)
+        _copy(folder, copies / str(answered) / folder.name)
         return command
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SearchActor, "exchange", copying)
         yield
+
+
+def _copy(folder: Path, copy: Path) -> None:
+    """Copy a folder that the thread which writes checkpoints may be renaming things in."""
+    while True:
+        try:
+            shutil.copytree(folder, copy)
+            return
+        except shutil.Error:
+            shutil.rmtree(copy)

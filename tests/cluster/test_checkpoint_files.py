@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_name(storage, caplog):
 def test_every_file_is_plain_data(undisturbed):
     folder = Path(undisturbed.checkpoint.path)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["format"] == "ray_autolrs.checkpoint/2"
+    assert manifest["format"] == "ray_autolrs.checkpoint/3"
     assert set(manifest["files"]) == {"state.pt", "model.pt"}
     state = torch.load(folder / "state.pt", weights_only=True)
     assert state["step"] == manifest["step"] == 100

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Bracket, Lanes, Stages
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply, Probe
+from ray_autolrs.cluster.checkpoint_store import CheckpointStore
 from ray_autolrs.cluster.lanes.sequential import Sequential
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
@@ -85,7 +86,7 @@ def curves(task: ToyTask, averaging: Averaging | None, group: Group) -> dict[str
     best = worker.best
     with worker.averaged(10):
         end = state_on_cpu(worker.replica.module)
-    assert best.step == (10 if worker.has_model else -1)
+    assert best.step == (10 if worker.gathers_model else -1)
     return {
         "probe": (first.training_losses, first.validation_losses),
         "again": (again.training_losses, again.validation_losses),
@@ -144,20 +145,6 @@ def averaged_state(group: Group) -> dict[str, Any]:
 # Whole runs ---------------------------------------------------------------------------------
 
 
-class SharedCheckpoints:
-    """Puts all ranks' files into one folder, as Ray Train does."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def save(self, files: Path | None, step: int) -> None:
-        target = Path(self.folder.path) / f"checkpoint_{step:09d}"
-        if files is not None:
-            shutil.copytree(files, target, dirs_exist_ok=True)
-        if dist.is_initialized():
-            dist.barrier()
-
-
 class Interrupted(ToyTask):
     """Its loss raises once, after some steps."""
 
@@ -174,7 +161,7 @@ class Interrupted(ToyTask):
 CONFIG = AutoLRSConfig(
     total_steps=30,
     lr=(1e-2, 0.3),
-    search=Bracket(probe_steps=5),
+    search=Bracket(probe_steps=8),
     stages=Stages(first_steps=10, longest_steps=10),
 )
 
@@ -184,7 +171,8 @@ def run(storage: Path, name: str, task: ToyTask, group: Group) -> dict[str, Any]
     folder = RunFolder(str(storage), name)
     config = CONFIG.resolve(global_batch_size=task.global_batch_size)
     search: Any = SearchActor(config, folder) if group.rank == 0 else None
-    worker_loop(task, config, group, CPU, search, SharedCheckpoints(folder), Sequential())
+    store = CheckpointStore(folder, keep=2)
+    worker_loop(task, config, group, CPU, search, store, Sequential())
     lines = (Path(folder.path) / "events.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     last = max(Path(folder.path).glob("checkpoint_*"))
@@ -211,7 +199,7 @@ def find_all(storage: Path, group: Group) -> dict[str, Any]:
     found["state"] = averaged_state(group)
     for parallelism in ("ddp", "fsdp2"):
         found["run", parallelism] = run(storage, parallelism, block_task(parallelism), group)
-    task = Interrupted(BlockNet, adamw, parallelism="fsdp2", breaks_after=130, **ACCUMULATED)
+    task = Interrupted(BlockNet, adamw, parallelism="fsdp2", breaks_after=65, **ACCUMULATED)
     with pytest.raises(OSError, match="the power is gone"):
         run(storage, "killed", task, group)
     dist.barrier()

@@ -126,9 +126,13 @@ def _open_stage(
     ):
         return _close(plan, state, previous)
     stage = plan.stage_after(previous)
+    known = state.ahead[0] if state.ahead else None
     if stage is None:
-        state = replace(state, phase=Finished())
+        state = replace(state, phase=Finished(), ahead=())
+    elif isinstance(known, (Probing, Applying)) and known.stage == stage:
+        state = replace(state, phase=known, ahead=state.ahead[1:])
     else:
+        state = replace(state, ahead=())
         state = search_on(plan, state, Probing(stage, run_shape=plan.facts.shape))
     return state, outstanding(state)
 
@@ -207,8 +211,8 @@ def _apply_done(
             stage.number,
             phase.attempt,
         ):
-            if event.diverged:
-                state = replace(state, phase=choose_another(plan, state, phase))
+            if event.diverged:  # What was known of later stages does not follow from another LR.
+                state = replace(state, phase=choose_another(plan, state, phase), ahead=())
                 return state, outstanding(state)
             applied = replace(phase, training_losses=event.training_losses)
             state = replace(state, past=(*state.past, applied))
@@ -222,7 +226,8 @@ def _rewind(state: RunState, step: int) -> RunState:
     phases = (*state.past, state.phase)
     for place, phase in enumerate(phases):
         if _first_step(phase, state) == step:
-            return replace(state, phase=phase, past=state.past[:place])
+            ahead = (*phases[place + 1 :], *state.ahead)
+            return replace(state, phase=phase, past=state.past[:place], ahead=ahead)
     raise _unknown_step(step)
 
 

@@ -69,6 +69,16 @@ class Finish:
 
 Command = Probe | Apply | Finish
 
+Address = tuple[str, int, int]
+"""A command's kind, stage and number: the index of a probe, the attempt of an applied stage."""
+
+
+def address_of(command: Probe | Apply) -> Address:
+    """Return what tells a command from the others of its run."""
+    if isinstance(command, Probe):
+        return "probe", command.stage, command.index
+    return "apply", command.stage, command.attempt
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -78,10 +88,15 @@ class Ready:
         step: the step.
         base_momentum: that of the task's optimizer, which an average may have turned off; None
             where nobody asks.
+        begun: address of the command that they hold the first steps of, from a checkpoint within
+            its stage; None without one.
+        done_steps: how many these are.
     """
 
     step: int
     base_momentum: float | None = None
+    begun: Address | None = None
+    done_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

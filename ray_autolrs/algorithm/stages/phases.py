@@ -102,12 +102,15 @@ class RunState:
         phase: what is going on.
         past: the warm-up and the stages that were applied, in order.
         initial_loss: training loss before the first update; NaN until it is known.
+        ahead: phases that were reached before the run was set back to an earlier checkpoint, the
+            next one first: what their probes have told need not be told again.
         ending: number of the stage after which a run without an end finishes, because the user
             asked for it during that stage; None if nobody has.
     """
 
     phase: Phase = Starting()
     past: tuple[WarmingUp | Applying, ...] = ()
+    ahead: tuple[Phase, ...] = ()
     initial_loss: float = math.nan
     ending: int | None = None
 

@@ -39,8 +39,10 @@ Record = dict[str, Any]
 def event_record(before: RunState, event: Event, after: RunState) -> Record:
     """Return the record of an event that took the machine from ``before`` to ``after``."""
     match event:
-        case Ready(step, momentum):
-            told = {} if momentum is None else {"base_momentum": momentum}
+        case Ready(step, momentum, begun, done_steps):
+            told: Record = {} if momentum is None else {"base_momentum": momentum}
+            if begun is not None:
+                told |= {"begun": [*begun], "done_steps": done_steps}
             return {"kind": "ready", "step": step, **told}
         case FinishRequested():
             return {"kind": "finish_requested"}
@@ -123,7 +125,12 @@ def record_event(record: Record) -> Event | None:
     """Return the event that a record tells, or None if it tells a decision."""
     match record["kind"]:
         case "ready":
-            return Ready(step=record["step"], base_momentum=record.get("base_momentum"))
+            return Ready(
+                step=record["step"],
+                base_momentum=record.get("base_momentum"),
+                begun=tuple(record["begun"]) if "begun" in record else None,
+                done_steps=record.get("done_steps", 0),
+            )
         case "probe":
             return ProbeDone(
                 stage=record["stage"],

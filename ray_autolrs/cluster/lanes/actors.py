@@ -35,9 +35,10 @@ from ray_autolrs.cluster.search_actor import SearchLine
 from ray_autolrs.sinks.sink import Status
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.segment_run import Progress
 from ray_autolrs.training.settings import TrainingSettings
 from ray_autolrs.training.transport import PackedState, pack, unpack
-from ray_autolrs.training.worker import Progress, Worker
+from ray_autolrs.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 

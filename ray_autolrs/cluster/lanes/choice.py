@@ -79,8 +79,8 @@ def lanes_for(settings: Lanes, task: TrainingTask) -> Lanes:
     if settings != Lanes():
         raise ValueError(
             f"{settings} asks for probes that one process runs by itself, and with "
-            f"{type(task).__name__}.parallelism='fsdp2' each worker holds a part of the model only; "
-            "use lanes.kind='sequential'"
+            f"{type(task).__name__}.parallelism='fsdp2' each worker holds a part of the model "
+            "only; use lanes.kind='sequential'"
         )
     return Lanes(kind="sequential")
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
     from ray_autolrs.cluster.search_actor import SearchLine
     from ray_autolrs.task import TrainingTask
+    from ray_autolrs.training.segment_run import Progress
     from ray_autolrs.training.settings import TrainingSettings
-    from ray_autolrs.training.worker import Progress, Worker
+    from ray_autolrs.training.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,182 @@
+"""Writes checkpoints from a thread of its own, so that training waits for no storage."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_autolrs.cluster.checkpoint_files import Entries
+from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place
+from ray_autolrs.training.snapshot import Snapshot
+
+logger = logging.getLogger(__name__)
+
+WRITE_TIMEOUT_S = 1800.0
+"""Longest wait for a checkpoint to be written, where the run cannot go on without it."""
+
+LEAVE_TIMEOUT_S = 8.0
+"""Longest wait for it when the run ends by an error, or by Ctrl-C."""
+
+MOST_FAILED_WRITES = 3
+"""So many failures of the storage one after the other end the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A checkpoint that is to be written.
+
+    Attributes:
+        place: which one.
+        copy: holds the state, and is free again when it is written.
+        files: returns what to write, by file name.
+        told: what the manifest says besides.
+        copied_s: seconds that its copy took.
+        is_needed: whether the run cannot end without it.
+        staged: of further files, which the workers have put into the place's ``staging_path``.
+    """
+
+    place: Place
+    copy: Snapshot
+    files: Callable[[], Mapping[str, Any]]
+    told: Mapping[str, Any] = field(default_factory=dict)
+    copied_s: float = 0.0
+    is_needed: bool = False
+    staged: Entries = field(default_factory=dict)
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time; one more may wait.
+
+    Copies of the state are handed out by :meth:`free_copy` and come back when they are written,
+    so that no more than two are held, and their memory is used again.
+
+    A write that fails because of the storage is named in a warning, and the run goes on with the
+    older checkpoints; ``MOST_FAILED_WRITES`` in a row end it.
+
+    Args:
+        store: where to.
+        written: told how many seconds each one took, its copy included.
+    """
+
+    def __init__(self, store: CheckpointStore, written: Callable[[float], None]) -> None:
+        self._store = store
+        self._written = written
+        self._changed = threading.Condition()
+        self._waiting: Draft | None = None
+        self._writing: Draft | None = None
+        self._free: list[Snapshot] = []
+        self._failures: list[OSError] = []
+        self._error: BaseException | None = None
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="autolrs-checkpoints", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or is being written."""
+        with self._changed:
+            return self._is_done()
+
+    def free_copy(self) -> Snapshot:
+        """Return a snapshot in host memory to copy the state to; waits while two are in use.
+
+        Raises:
+            TimeoutError: the storage does not answer.
+        """
+        with self._changed:
+            self._wait_until(lambda: self._waiting is None, WRITE_TIMEOUT_S)
+            return self._free.pop() if self._free else Snapshot(in_host_memory=True)
+
+    def submit(self, draft: Draft) -> None:
+        """Have a checkpoint written; does not wait.
+
+        Raises:
+            OSError: the last ones could not be written.
+            ValueError: the state is no plain data.
+        """
+        with self._changed:
+            self._raise()
+            assert self._waiting is None, "free_copy comes first"
+            self._waiting = draft
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: what the run cannot end without could not be written.
+            TimeoutError: the storage does not answer.
+        """
+        with self._changed:
+            self._wait_until(self._is_done, WRITE_TIMEOUT_S)
+            self._raise()
+
+    def close(self) -> None:
+        """End the thread, when it has written what it has, or after a while."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join(LEAVE_TIMEOUT_S)
+        if self._thread.is_alive():
+            logger.warning("%s is left half-written: %s", self._names(), "the storage is slow")
+
+    def _is_done(self) -> bool:
+        return self._waiting is None and self._writing is None
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _wait_until(self, holds: Callable[[], bool], timeout_s: float) -> None:
+        if not self._changed.wait_for(lambda: holds() or self._error is not None, timeout_s):
+            raise TimeoutError(
+                f"{self._names()} could not be written in {timeout_s:g} s; see whether the storage "
+                f"of {self._store.folder.path} answers"
+            )
+
+    def _names(self) -> str:
+        drafts = (draft for draft in (self._writing, self._waiting) if draft is not None)
+        return " and ".join(f"{self._store.folder.path}/{draft.place.name}" for draft in drafts)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
+                draft, self._waiting = self._waiting, None
+                if draft is None:
+                    return
+                self._writing = draft
+                self._changed.notify_all()
+            error = self._write(draft)
+            with self._changed:
+                self._writing = None
+                self._free.append(draft.copy)
+                self._error = self._error or error
+                self._changed.notify_all()
+
+    def _write(self, draft: Draft) -> BaseException | None:
+        """Write a checkpoint, and return the error that is to end the run, if there is one."""
+        started_s = time.perf_counter()
+        try:
+            self._store.write(draft.place, draft.files(), draft.told, draft.staged)
+        except OSError as error:
+            self._failures.append(error)
+            if draft.is_needed or len(self._failures) >= MOST_FAILED_WRITES:
+                return error
+            logger.warning(
+                "checkpoint %s/%s could not be written: %s; the run goes on, with the older ones "
+                "to go back to",
+                self._store.folder.path,
+                draft.place.name,
+                error,
+            )
+        except BaseException as error:
+            return error
+        else:
+            self._failures.clear()
+            self._written(draft.copied_s + time.perf_counter() - started_s)
+        return None
