@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 OnBadBatch = Literal["raise", "skip"]
 Parallelism = Literal["ddp", "fsdp2"]
+SnapshotPlace = Literal["auto", "device", "host"]
 
 
 class TrainingTask(ABC):
@@ -72,6 +73,11 @@ class TrainingTask(ABC):
     fault, as it is not finite before that LR was used either: ``"raise"`` ends the run and names
     step, samples and tensor; ``"skip"`` leaves the step out and counts it in the record, which
     costs a copy of the state at each look at the losses."""
+
+    snapshot_place: SnapshotPlace = "auto"
+    """Where copies of the training state lie that probes and stages begin at: ``"device"``,
+    ``"host"``, or ``"auto"``: on the device while that leaves room for steps, else in pinned host
+    memory."""
 
     parallelism: Parallelism = "ddp"
     """``"ddp"`` keeps the whole model on each worker. ``"fsdp2"`` keeps a part of its parameters,
@@ -157,6 +163,7 @@ class TrainingTask(ABC):
             ("precision", get_args(Precision)),
             ("on_bad_batch", get_args(OnBadBatch)),
             ("parallelism", get_args(Parallelism)),
+            ("snapshot_place", get_args(SnapshotPlace)),
         ):
             value: object = getattr(self, name)
             if not (isinstance(value, str) and value in choices):

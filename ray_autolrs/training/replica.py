@@ -187,7 +187,8 @@ class Replica:
         """Let the module hold the averaged weights, and afterwards what it held, bit for bit.
 
         Statistics of BatchNorm belong to the weights that they were taken with, so they are
-        taken anew at the average.
+        taken anew at the average. Gradients are dropped, which leaves their memory to a second copy
+        of the weights.
 
         Args:
             batches: training batches, on the CPU, to take them from; they are read only if the
@@ -196,6 +197,7 @@ class Replica:
         if isinstance(self.average, NoAverage):
             yield
             return
+        self.clear_gradients()
         frozen = [layer for layer, trains in self._modes if not trains]
         with kept_statistics(self.module), self.average.swapped_in():
             take_statistics(self.module, batches, self._calibration_pass, frozen=frozen)
