@@ -46,35 +46,46 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint's files are not those that were written."""
 
 
-class CheckedFile:
-    """What ``torch.save`` writes to: it counts and hashes what goes to a stream.
-
-    Attributes:
-        size: bytes so far.
-    """
+class _CheckedStream:
+    """What ``torch.save`` writes to: it counts and hashes what goes to a stream."""
 
     def __init__(self, stream: Any) -> None:
         self.size = 0
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
         self._stream = stream
-        self._digest = hashlib.sha256()
 
     def write(self, data: Any) -> int:
-        """Write bytes, and return how many."""
         rest = memoryview(data).cast("B")
-        for start in range(0, len(rest), _CHUNK_BYTES):
-            chunk = rest[start : start + _CHUNK_BYTES]
-            self._digest.update(chunk)
-            self._stream.write(chunk)
+        try:
+            for start in range(0, len(rest), _CHUNK_BYTES):
+                chunk = rest[start : start + _CHUNK_BYTES]
+                self.digest.update(chunk)
+                self._stream.write(chunk)
+        except OSError as error:
+            self.error = error
+            raise
         self.size += len(rest)
         return len(rest)
 
     def flush(self) -> None:
         """Do nothing: closing the stream flushes it."""
 
-    @property
-    def entry(self) -> dict[str, Any]:
-        """What a manifest says of the file."""
-        return {"bytes": self.size, "sha256": self._digest.hexdigest()}
+
+def save_tensors(content: Any, stream: Any) -> dict[str, Any]:
+    """Write plain data to a stream, and return what a manifest says of the file.
+
+    Raises:
+        OSError: the storage refused it.
+    """
+    checked = _CheckedStream(stream)
+    try:
+        torch.save(content, checked)  # type: ignore[arg-type]
+    except RuntimeError as error:  # torch raises one of its own in place of the storage's.
+        if checked.error is not None:
+            raise checked.error from error
+        raise
+    return {"bytes": checked.size, "sha256": checked.digest.hexdigest()}
 
 
 def manifest(step: int, entries: Entries, told: Mapping[str, Any]) -> bytes:
@@ -82,7 +93,7 @@ def manifest(step: int, entries: Entries, told: Mapping[str, Any]) -> bytes:
 
     Args:
         step: applied steps done; within a stage those before it.
-        entries: of each file, by name: :attr:`CheckedFile.entry`.
+        entries: of each file, by name: :func:`save_tensors`.
         told: what else it says.
     """
     values = {"format": FORMAT, "version": _version(), "step": step, "files": entries, **told}

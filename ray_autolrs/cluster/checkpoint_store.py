@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pyarrow import fs
 
 from ray_autolrs.cluster.checkpoint_files import (
     MANIFEST_FILE,
-    CheckedFile,
     DamagedCheckpointError,
     Entries,
     manifest,
     parse_manifest,
+    save_tensors,
 )
 from ray_autolrs.cluster.run_folder import RunFolder
 
@@ -140,8 +139,7 @@ class CheckpointStore:
             place: which one it is.
             files: plain data, by the name of the file.
             told: what its manifest says besides.
-            staged: of further files, by their paths in the place's ``staging_path``, from where
-                they move.
+            staged: of further files, by their paths in the place's ``staging_path``.
 
         Raises:
             OSError: the storage fails. What was there before stays.
@@ -152,6 +150,8 @@ class CheckpointStore:
             path = f"{self.folder.path}/{place.name}"
             self.folder.filesystem.create_dir(path, recursive=True)
             self._write_files(path, place, files, told, staged or {})
+        if staged:
+            self.folder.filesystem.delete_dir(self.staging_path(place))
         self._refused.discard(place.name)
         if self._losses is not None:
             self._losses.pop(place, None)
@@ -204,15 +204,15 @@ class CheckpointStore:
         filesystem, source = self.folder.filesystem, self.staging_path(place)
         for name, entry in staged.items():
             _, _, file = name.rpartition("/")
-            filesystem.move(f"{source}/{name}", f"{path}/{file}")
+            # They stay until the checkpoint is whole: a write that fails is tried again.
+            if self.folder.is_local:
+                _link(Path(source) / name, Path(path) / file)
+            else:
+                filesystem.copy_file(f"{source}/{name}", f"{path}/{file}")
             entries[file] = entry
-        if staged:
-            filesystem.delete_dir(source)
         for name, content in files.items():
             with self._opened(f"{path}/{name}") as stream:
-                file = CheckedFile(stream)
-                torch.save(content, file)  # type: ignore[arg-type]
-            entries[name] = file.entry
+                entries[name] = save_tensors(content, stream)
         with self._opened(f"{path}/{MANIFEST_FILE}") as stream:
             stream.write(manifest(place.step, entries, told))
 
@@ -274,6 +274,14 @@ def missing_file(folder: RunFolder, name: str, needed: str) -> str | None:
         if info.type == fs.FileType.NotFound or info.size != files.get(file, {}).get("bytes"):
             return f"{name}/{file}"
     return None
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the disk's format knows one name only."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _sync(path: Path) -> None:

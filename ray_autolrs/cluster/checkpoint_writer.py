@@ -21,8 +21,8 @@ WRITE_TIMEOUT_S = 1800.0
 LEAVE_TIMEOUT_S = 8.0
 """Longest wait for it when the run ends by an error, or by Ctrl-C."""
 
-MOST_FAILED_WRITES = 3
-"""So many failures of the storage one after the other end the run."""
+RETRY_WAITS_S = (1.0, 5.0, 30.0)
+"""Waits before a stage's checkpoint that the storage refused is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ class Draft:
         files: returns what to write, by file name.
         told: what the manifest says besides.
         copied_s: seconds that its copy took.
-        is_needed: whether the run cannot end without it.
         staged: of further files, which the workers have put into the place's ``staging_path``.
     """
 
@@ -44,7 +43,6 @@ class Draft:
     files: Callable[[], Mapping[str, Any]]
     told: Mapping[str, Any] = field(default_factory=dict)
     copied_s: float = 0.0
-    is_needed: bool = False
     staged: Entries = field(default_factory=dict)
 
 
@@ -54,8 +52,9 @@ class CheckpointWriter:
     Copies of the state are handed out by :meth:`free_copy` and come back when they are written,
     so that no more than two are held, and their memory is used again.
 
-    A write that fails because of the storage is named in a warning, and the run goes on with the
-    older checkpoints; ``MOST_FAILED_WRITES`` in a row end it.
+    What the storage refuses is named in a warning. Within a stage the run goes on with the older
+    checkpoints. A stage's own is tried again, since the next ones need it; if it fails for good,
+    the run ends.
 
     Args:
         store: where to.
@@ -69,9 +68,8 @@ class CheckpointWriter:
         self._waiting: Draft | None = None
         self._writing: Draft | None = None
         self._free: list[Snapshot] = []
-        self._failures: list[OSError] = []
         self._error: BaseException | None = None
-        self._is_closed = False
+        self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="autolrs-checkpoints", daemon=True)
         self._thread.start()
 
@@ -95,11 +93,10 @@ class CheckpointWriter:
         """Have a checkpoint written; does not wait.
 
         Raises:
-            OSError: the last ones could not be written.
-            ValueError: the state is no plain data.
+            OSError: an earlier one could not be written.
         """
         with self._changed:
-            self._raise()
+            self.check()
             assert self._waiting is None, "free_copy comes first"
             self._waiting = draft
             self._changed.notify_all()
@@ -108,26 +105,31 @@ class CheckpointWriter:
         """Wait until everything is written.
 
         Raises:
-            OSError: what the run cannot end without could not be written.
+            OSError: the storage refused it.
             TimeoutError: the storage does not answer.
         """
         with self._changed:
             self._wait_until(self._is_done, WRITE_TIMEOUT_S)
-            self._raise()
+            self.check()
 
     def close(self) -> None:
         """End the thread, when it has written what it has, or after a while."""
         with self._changed:
-            self._is_closed = True
+            self._is_closed.set()
             self._changed.notify_all()
         self._thread.join(LEAVE_TIMEOUT_S)
         if self._thread.is_alive():
-            logger.warning("%s is left half-written: %s", self._names(), "the storage is slow")
+            logger.warning(
+                "%s was not written %g s after the run had ended, and is left",
+                self._names(),
+                LEAVE_TIMEOUT_S,
+            )
 
     def _is_done(self) -> bool:
         return self._waiting is None and self._writing is None
 
-    def _raise(self) -> None:
+    def check(self) -> None:
+        """Raise what has kept a checkpoint from being written, if the run is to end by it."""
         if self._error is not None:
             raise self._error
 
@@ -145,7 +147,9 @@ class CheckpointWriter:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
+                self._changed.wait_for(
+                    lambda: self._waiting is not None or self._is_closed.is_set()
+                )
                 draft, self._waiting = self._waiting, None
                 if draft is None:
                     return
@@ -160,23 +164,28 @@ class CheckpointWriter:
 
     def _write(self, draft: Draft) -> BaseException | None:
         """Write a checkpoint, and return the error that is to end the run, if there is one."""
-        started_s = time.perf_counter()
-        try:
-            self._store.write(draft.place, draft.files(), draft.told, draft.staged)
-        except OSError as error:
-            self._failures.append(error)
-            if draft.is_needed or len(self._failures) >= MOST_FAILED_WRITES:
+        waits_s = iter(RETRY_WAITS_S if draft.place.number == 0 else ())
+        while True:
+            started_s = time.perf_counter()
+            try:
+                self._store.write(draft.place, draft.files(), draft.told, draft.staged)
+            except OSError as error:
+                self._warn(draft, error)
+                if draft.place.number > 0:
+                    return None
+                wait_s = next(waits_s, None)
+                if wait_s is None or self._is_closed.wait(wait_s):
+                    return error
+            except BaseException as error:  # It ends the run, in the thread that trains.
                 return error
-            logger.warning(
-                "checkpoint %s/%s could not be written: %s; the run goes on, with the older ones "
-                "to go back to",
-                self._store.folder.path,
-                draft.place.name,
-                error,
-            )
-        except BaseException as error:
-            return error
-        else:
-            self._failures.clear()
-            self._written(draft.copied_s + time.perf_counter() - started_s)
-        return None
+            else:
+                self._written(draft.copied_s + time.perf_counter() - started_s)
+                return None
+
+    def _warn(self, draft: Draft, error: OSError) -> None:
+        logger.warning(
+            "checkpoint %s/%s could not be written: %s; older ones stay",
+            self._store.folder.path,
+            draft.place.name,
+            error,
+        )

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ray_autolrs.checkpoint_settings import Checkpoints
-from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE
+from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE, Entries
 from ray_autolrs.cluster.checkpoint_store import LOSS_KEY, CheckpointStore, Place
 from ray_autolrs.cluster.checkpoint_times import CheckpointTimes
 from ray_autolrs.cluster.checkpoint_writer import CheckpointWriter, Draft
@@ -35,6 +35,9 @@ class StateKeeper:
         worker: whose state it is; all workers of the group have one.
         store: where to.
         settings: when.
+
+    Attributes:
+        writer: on rank 0, within the context; else None.
     """
 
     def __init__(self, worker: Worker, store: CheckpointStore, settings: Checkpoints) -> None:
@@ -42,7 +45,7 @@ class StateKeeper:
         self._store = store
         self._settings = settings
         self._times = CheckpointTimes(settings, time.monotonic())
-        self._writer: CheckpointWriter | None = None
+        self.writer: CheckpointWriter | None = None
         self._number = 0
         self._lowest_loss = math.inf
         self._run: SegmentRun | None = None
@@ -54,7 +57,7 @@ class StateKeeper:
             if self._settings.best:
                 self._lowest_loss = self._store.lowest_loss()
             self._store.delete_staged()
-            self._writer = CheckpointWriter(self._store, self._times.written)
+            self.writer = CheckpointWriter(self._store, self._times.written)
             # Within a stage rank 0 stores by itself, and of a sharded model it has a part only.
             if not self._worker.replica.is_sharded:
                 self._worker.keeper = self
@@ -67,13 +70,13 @@ class StateKeeper:
         traceback: TracebackType | None,
     ) -> None:
         self._worker.keeper = None
-        if self._writer is None:
+        if self.writer is None:
             return
         try:
             if error is None:
-                self._writer.flush()
+                self.writer.flush()
         finally:
-            self._writer.close()
+            self.writer.close()
 
     def save_stage(self, loss: float | None, *, is_last: bool) -> None:
         """Store the state that a stage begins with. All workers call it, in that state.
@@ -93,41 +96,41 @@ class StateKeeper:
         if not worker.gathers_model:
             return
         started_s = time.perf_counter()
-        is_sharded, best = worker.replica.is_sharded, worker.best
-        state, staged = stage_shards(worker, self._store, Place(step)) if is_sharded else ({}, {})
+        best = worker.best
+        state: dict[str, Any] = {}
+        staged: Entries = {}
+        copy = self._copied(step) if self.writer is not None else None
+        if worker.replica.is_sharded:
+            state, staged = stage_shards(worker, self._store, Place(step))
+        elif copy is not None:
+            state = copy.state_dict()
         model = best.state
         if best.step < 0 and is_last:
             with worker.averaged(step):
                 model = state_on_cpu(worker.replica.module)
-        if self._writer is None:
+        if self.writer is None or copy is None:
             return
-        copy = self._writer.free_copy()
-        self._times.begun(time.monotonic())
-        if not is_sharded:
-            copy.capture(worker.replica, step)
-            state = copy.state_dict()
         of_run = {"best": {"step": best.step, "loss": best.loss}, "batches": positions}
         files = {STATE_FILE: state | of_run} | ({MODEL_FILE: model} if model else {})
         copied_s = time.perf_counter() - started_s
         told = self._told(loss)
-        self._writer.submit(
-            Draft(Place(step), copy, lambda: files, told, copied_s, is_last, staged)
-        )
+        self.writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s, staged))
 
     def look(self, run: SegmentRun, done: int) -> None:
         """Store the state within a probe or a stage, if it is due; rank 0 alone calls it."""
-        assert self._writer is not None, "rank 0 is the keeper"
+        assert self.writer is not None, "rank 0 is the keeper"
+        self.writer.check()
         if run is not self._run:
             self._run, self._done = run, run.begun_steps
         is_due = self._times.is_due(time.monotonic(), done - self._done)
         self._done = done
         loss = run.loss_after(done)
         is_better = self._settings.best and loss is not None and loss < self._lowest_loss
-        if (is_due or is_better) and self._writer.is_idle:
+        if (is_due or is_better) and self.writer.is_idle:
             self._save_within(run, done, loss)
 
     def _save_within(self, run: SegmentRun, done: int, loss: float | None) -> None:
-        assert self._writer is not None
+        assert self.writer is not None
         started_s = time.perf_counter()
         start, name = self._worker.snapshot.step, command_name(run.command)
         copy = self._copied(start + done)
@@ -135,7 +138,7 @@ class StateKeeper:
         copied_s = time.perf_counter() - started_s
         self._number += 1
         told = self._told(loss) | {"command": name, "done_steps": done}
-        self._writer.submit(Draft(Place(start, self._number), copy, files, told, copied_s))
+        self.writer.submit(Draft(Place(start, self._number), copy, files, told, copied_s))
 
     def _told(self, loss: float | None) -> dict[str, Any]:
         """Return what a manifest says of a validation loss."""
@@ -145,10 +148,11 @@ class StateKeeper:
         return {LOSS_KEY: loss}
 
     def _copied(self, step: int) -> Snapshot:
-        """Return a copy of the replica's state before a step."""
-        assert self._writer is not None
-        copy = self._writer.free_copy()
-        copy.capture(self._worker.replica, step)
+        """Return a copy of the replica's state before a step; of a sharded one it is empty."""
+        assert self.writer is not None
+        copy = self.writer.free_copy()
+        if not self._worker.replica.is_sharded:
+            copy.capture(self._worker.replica, step)
         self._times.begun(time.monotonic())
         return copy
 

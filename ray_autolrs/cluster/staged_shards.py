@@ -1,7 +1,7 @@
 """The part of a checkpoint that every worker writes: its shards of a sharded model.
 
 Rank 0 writes a checkpoint by itself. Before that all workers put their shards beside it, each into
-a folder of its own, and from there they move into the checkpoint.
+a folder of its own, and from there they are linked into the checkpoint.
 """
 
 from __future__ import annotations
