@@ -203,13 +203,13 @@ class CheckpointStore:
         entries: dict[str, Any] = {}
         filesystem, source = self.folder.filesystem, self.staging_path(place)
         for name, entry in staged.items():
-            _, _, file = name.rpartition("/")
+            _, _, short = name.rpartition("/")
             # They stay until the checkpoint is whole: a write that fails is tried again.
             if self.folder.is_local:
-                _link(Path(source) / name, Path(path) / file)
+                _link(Path(source) / name, Path(path) / short)
             else:
-                filesystem.copy_file(f"{source}/{name}", f"{path}/{file}")
-            entries[file] = entry
+                filesystem.copy_file(f"{source}/{name}", f"{path}/{short}")
+            entries[short] = entry
         for name, content in files.items():
             with self._opened(f"{path}/{name}") as stream:
                 entries[name] = save_tensors(content, stream)
