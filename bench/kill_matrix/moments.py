@@ -22,6 +22,8 @@ from ray_autolrs.cluster.run_folder import EVENTS_FILE, EventLog
 from ray_autolrs.training import snapshot
 from ray_autolrs.training.segment_run import SegmentRun
 
+FAR = 10**9
+
 FULL = "full"
 """In place of a signal: the storage is full from then on, until the process ends."""
 
@@ -52,6 +54,8 @@ class Moment:
 
 
 class _Countdown:
+    """Lets a moment happen at its call."""
+
     def __init__(self, moment: Moment) -> None:
         self.moment = moment
         self.left = moment.count
@@ -67,6 +71,11 @@ class _Countdown:
             if full:
                 raise OSError(errno.ENOSPC, "No space left on device")
             os.kill(os.getpid(), signal.Signals[self.moment.what])
+
+    @property
+    def calls(self) -> int:
+        """Calls so far."""
+        return self.moment.count - self.left
 
 
 def _before(owner: Any, name: str, countdown: Callable[[], None]) -> None:
@@ -112,6 +121,15 @@ def _in_log(countdown: _Countdown) -> None:
         append(self, records)
 
     EventLog.append = half  # type: ignore[method-assign]
+
+
+def count_calls() -> dict[str, _Countdown]:
+    """Count the calls at every place of this process; nothing happens."""
+    never = Path("/nonexistent/happened")
+    counts = {place: _Countdown(Moment(place, FAR, "SIGKILL", never)) for place in INSTALL}
+    for place, countdown in counts.items():
+        INSTALL[place](countdown)
+    return counts
 
 
 STEP_HOOKS: list[Callable[[], None]] = []

@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from bench.kill_matrix.moments import STEP_HOOKS, Moment
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Checkpoints, Lanes, TrainingTask
-from ray_autolrs.config import AutoLRSConfig as Config
+from ray_autolrs import (
+    AutoLRSConfig,
+    AutoLRSTrainer,
+    Checkpoints,
+    GaussianProcess,
+    Lanes,
+    Stages,
+    TrainingTask,
+)
 
 EVERY_STEPS = 20
 STEP_S = 0.004
@@ -70,12 +77,10 @@ class CountedTask(TrainingTask):
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def config(kind: str, lanes: str) -> Config:
+def config(kind: str, lanes: str) -> AutoLRSConfig:
     values: dict[str, Any] = {"divergence_check_steps": 5, "lanes": Lanes(kind=lanes)}
     values["checkpoints"] = Checkpoints(every_steps=EVERY_STEPS)
     if kind == "paper":
-        from ray_autolrs import GaussianProcess, Stages
-
         stages = Stages(first_steps=60, longest_steps=120)
         search = GaussianProcess(probes=4, validation_evals=2)
         return AutoLRSConfig.paper(240, (1e-3, 1.0), stages=stages, search=search, **values)

@@ -52,19 +52,14 @@ class _CheckedStream:
     def __init__(self, stream: Any) -> None:
         self.size = 0
         self.digest = hashlib.sha256()
-        self.error: OSError | None = None
         self._stream = stream
 
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
-        try:
-            for start in range(0, len(rest), _CHUNK_BYTES):
-                chunk = rest[start : start + _CHUNK_BYTES]
-                self.digest.update(chunk)
-                self._stream.write(chunk)
-        except OSError as error:
-            self.error = error
-            raise
+        for start in range(0, len(rest), _CHUNK_BYTES):
+            chunk = rest[start : start + _CHUNK_BYTES]
+            self.digest.update(chunk)
+            self._stream.write(chunk)
         self.size += len(rest)
         return len(rest)
 
@@ -81,9 +76,9 @@ def save_tensors(content: Any, stream: Any) -> dict[str, Any]:
     checked = _CheckedStream(stream)
     try:
         torch.save(content, checked)  # type: ignore[arg-type]
-    except RuntimeError as error:  # torch raises one of its own in place of the storage's.
-        if checked.error is not None:
-            raise checked.error from error
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch hides it behind one of its own.
+            raise error.__context__ from None
         raise
     return {"bytes": checked.size, "sha256": checked.digest.hexdigest()}
 

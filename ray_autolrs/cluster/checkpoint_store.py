@@ -225,7 +225,8 @@ class CheckpointStore:
         places = self.places()
         good = [place for place in places if place.name not in self._refused]
         losses = self._known_losses() if self._keeps_best else {}
-        best = min(losses, key=lambda place: (losses[place], place)) if losses else None
+        judged = [place for place in good if place in losses]
+        best = min(judged, key=lambda place: (losses[place], place), default=None)
         kept = places_to_keep(good, self._keep, best)
         for place in places:
             if place not in kept:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ray_autolrs.cluster.checkpoint_writer import CheckpointWriter, Draft
 from ray_autolrs.cluster.search_actor import SearchActor
 
 
@@ -25,19 +26,23 @@ def copied_at_each_answer(folder: Path, copies: Path) -> Iterator[None]:
         nonlocal answered
         command = exchange(self, event)
         answered += 1
-        _copy(folder, copies / str(answered) / folder.name)
+        shutil.copytree(folder, copies / str(answered) / folder.name)
         return command
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, written_at_once():
         patch.setattr(SearchActor, "exchange", copying)
         yield
 
 
-def _copy(folder: Path, copy: Path) -> None:
-    """Copy a folder that the thread which writes checkpoints may be renaming things in."""
-    while True:
-        try:
-            shutil.copytree(folder, copy)
-            return
-        except shutil.Error:
-            shutil.rmtree(copy)
+@contextlib.contextmanager
+def written_at_once() -> Iterator[None]:
+    """Store each checkpoint before training goes on: a write takes longer than small steps."""
+    submit = CheckpointWriter.submit
+
+    def submit_and_wait(self: CheckpointWriter, draft: Draft) -> None:
+        submit(self, draft)
+        self.flush()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointWriter, "submit", submit_and_wait)
+        yield

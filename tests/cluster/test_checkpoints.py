@@ -17,7 +17,7 @@ from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Checkpoints, Validation
 from ray_autolrs.cluster import checkpoint_writer
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place, places_to_keep
 from ray_autolrs.cluster.checkpoint_times import CheckpointTimes, young_interval_s
-from ray_autolrs.cluster.checkpoint_writer import CheckpointWriter, Draft
+from tests.cluster.interruption import written_at_once
 from tests.cluster.tiny_runs import TinyTask, assert_same_run, checkpoints
 
 LOOK_STEPS = 2
@@ -67,15 +67,9 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture
-def _written_at_once(monkeypatch):
-    """Each checkpoint is stored before training goes on: a write takes longer than these steps."""
-    submit = CheckpointWriter.submit
-
-    def submit_and_wait(self: CheckpointWriter, draft: Draft) -> None:
-        submit(self, draft)
-        self.flush()
-
-    monkeypatch.setattr(CheckpointWriter, "submit", submit_and_wait)
+def _written_at_once():
+    with written_at_once():
+        yield
 
 
 @pytest.mark.usefixtures("_written_at_once")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from ray_autolrs import Checkpoints
 from tests.cluster.ray_runs import assert_bit_equal, trainer
 from tests.digits_task import DigitsTask
 
@@ -68,7 +69,9 @@ def test_a_lost_search_actor_and_a_lost_worker_change_nothing(undisturbed, tmp_p
         actor_is_lost.set()
 
     marker = tmp_path / "killed"
-    run = trainer(tmp_path, "lost", KilledOnce(marker, passes=230), max_failures=1)
+    stored = Checkpoints(every_steps=10)
+    task = KilledOnce(marker, passes=230)
+    run = trainer(tmp_path, "lost", task, max_failures=1, checkpoints=stored)
     thread = threading.Thread(target=kill_actor, daemon=True)
     thread.start()
     result = run.fit()
@@ -78,6 +81,8 @@ def test_a_lost_search_actor_and_a_lost_worker_change_nothing(undisturbed, tmp_p
     ready = [event["step"] for event in result.events if event["kind"] == "ready"]
     assert len(ready) == 2
     assert ready[1] > 0
+    assert not list((tmp_path / "lost").glob("*tmp*"))
+    assert len(list((tmp_path / "lost").glob("checkpoint_*"))) <= 2
     assert_bit_equal(result, undisturbed)
     probes = [(e["stage"], e["index"]) for e in result.events if e["kind"] == "probe"]
     assert probes == [(stage, index) for stage in (1, 2, 3) for index in range(6)]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ray_autolrs import (
     AutoLRSConfig,
     AutoLRSTrainer,
+    Checkpoints,
     GaussianProcess,
     ScheduleFreeAverage,
     Stages,
@@ -25,7 +26,7 @@ from ray_autolrs import (
 )
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.epoch_order import epoch_order
-from tests.cluster.interruption import copied_at_each_answer
+from tests.cluster.interruption import copied_at_each_answer, written_at_once
 from tests.digits_task import DigitsTask
 
 STEPS = 130
@@ -79,7 +80,9 @@ class Samples(IterableDataset[Any]):
             yield dataset[index]
 
 
-def fit(path: Path, task: DigitsTask, lr: Any = (1e-3, 0.5)) -> Any:
+def fit(
+    path: Path, task: DigitsTask, lr: Any = (1e-3, 0.5), checkpoints: Checkpoints | None = None
+) -> Any:
     config = AutoLRSConfig.paper(
         total_steps=STEPS,
         lr=lr,
@@ -87,6 +90,7 @@ def fit(path: Path, task: DigitsTask, lr: Any = (1e-3, 0.5)) -> Any:
         stages=Stages(first_steps=40, longest_steps=80),
         search=GaussianProcess(probes=3, probe_fraction=0.25, validation_evals=8),
         averaging=ScheduleFreeAverage(calibration_batches=3),
+        checkpoints=checkpoints or Checkpoints(),
     )
     return AutoLRSTrainer(
         task,
@@ -134,6 +138,36 @@ def test_a_stream_trains_as_the_same_batches_by_index_and_is_read_once(
         assert task.read == list(range(2 * STEPS))
     # 20 micro-batches of 16 samples, of 64 float64 and a label, for the first stage's probes.
     assert "20 batches that probes have read and 0.166 MB of host memory hold" in caplog.text
+
+
+class Breaks(ReadyTask):
+    """Its loss raises after a number of forward passes in training."""
+
+    def __init__(self, kind: str, passes: int) -> None:
+        super().__init__(kind)
+        self.passes = passes
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        self.passes -= torch.is_grad_enabled()
+        if self.passes < 0:
+            raise OSError("the power is gone")
+        return super().loss(model, batch)
+
+
+@pytest.mark.parametrize("kind", ["plain", "stateful"])
+def test_a_run_that_broke_within_a_stage_reads_on_from_there(
+    kind: str, by_index: Any, tmp_path: Path
+) -> None:
+    """In the first stage, after 10 steps of warm-up, and 30 of probes."""
+    with written_at_once(), pytest.raises(OSError, match="the power is gone"):
+        fit(tmp_path, Breaks(kind, passes=2 * 67), checkpoints=Checkpoints(every_steps=4))
+    resumed = fit(tmp_path, ReadyTask(kind))
+    assert [event["done_steps"] for event in resumed.events if "done_steps" in event] == [30]
+    assert events_of(resumed) == events_of(by_index)
+    model, wanted = (
+        torch.load(Path(result.checkpoint.path) / "model.pt") for result in (resumed, by_index)
+    )
+    assert all(torch.equal(model[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("kind", ["plain", "stateful"])
