@@ -99,8 +99,8 @@ class TrainingTask(ABC):
         """Split the model over the workers, in place, with ``parallelism="fsdp2"``.
 
         The default calls PyTorch's ``fully_shard`` on each block and then on the model, with
-        bfloat16 weights in the forward pass where that is the precision. Blocks are the outermost
-        members of ``ModuleList`` and ``Sequential``. Every parameter must be sharded in the end. A
+        bfloat16 weights in the forward pass where that is the precision. Blocks are the members of
+        each outermost ``ModuleList``, and those of a ``Sequential`` without one. Every parameter must be sharded in the end. A
         model of which ``build_model`` has sharded a part is taken as it is.
 
         Args:
@@ -204,12 +204,14 @@ class TrainingTask(ABC):
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost members of lists and sequences that have parameters of their own."""
-    holds_blocks = isinstance(module, (nn.ModuleList, nn.Sequential))
+    """Yield the members of lists and sequences that are sharded each by itself."""
     for child in module.children():
+        holds_list = any(isinstance(layer, nn.ModuleList) for layer in child.modules())
+        is_member = isinstance(module, nn.ModuleList) or (
+            isinstance(module, nn.Sequential) and not holds_list
+        )
         # A container without a forward pass cannot be sharded, its members can.
-        is_block = holds_blocks and not isinstance(child, (nn.ModuleList, nn.ModuleDict))
-        if not is_block:
+        if not is_member or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             yield from _blocks(child)
         elif any(True for _ in child.parameters()):
             yield child
