@@ -100,8 +100,9 @@ class TrainingTask(ABC):
 
         The default calls PyTorch's ``fully_shard`` on each block and then on the model, with
         bfloat16 weights in the forward pass where that is the precision. Blocks are the members of
-        each outermost ``ModuleList``, and those of a ``Sequential`` without one. Every parameter must be sharded in the end. A
-        model of which ``build_model`` has sharded a part is taken as it is.
+        each outermost ``ModuleList``, and those of a ``Sequential`` without one. Every parameter
+        must be sharded in the end. A model of which ``build_model`` has sharded a part is taken as
+        it is.
 
         Args:
             model: built on the CPU; what is sharded is moved to the mesh's device.
