@@ -33,7 +33,7 @@ from ray_autolrs.training.worker import Worker
 BATCH, STEPS = 4, 10
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operations make, until they are freed.
 
     Attributes:
@@ -41,7 +41,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._live = 0
         self._known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
@@ -106,7 +106,7 @@ def loop(task: Wide, device: torch.device, build: Callable[[Any], Any] | None = 
     batch = [tensor.to(device) for tensor in task.train_dataset()[:BATCH]]
     for _ in range(STEPS):
         optimizer.zero_grad()
-        task.loss(model, batch).backward()
+        task.loss(model, batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     if hasattr(optimizer, "eval"):
         optimizer.eval()
@@ -136,10 +136,10 @@ def peak_copies(action: Callable[[], None], device: torch.device, parameter_byte
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         action()
-        return torch.cuda.max_memory_allocated(device) / parameter_bytes
+        return float(torch.cuda.max_memory_allocated(device)) / parameter_bytes
     with LiveBytes() as counted:
         action()
-    return counted.peak / parameter_bytes
+    return float(counted.peak) / parameter_bytes
 
 
 def measure(width: int, device: torch.device) -> Iterator[Row]:

@@ -70,7 +70,7 @@ def by_hand(task: Transformer, device: torch.device, build: Callable[[Any], Any]
         order = [(step * task.global_batch_size + n) % len(dataset) for n in range(16)]
         batch = [tensor.to(device) for tensor in task.collate([dataset[n] for n in order])]
         optimizer.zero_grad()
-        task.loss(model, batch).backward()
+        task.loss(model, batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         yield
 

@@ -96,6 +96,7 @@ def test_a_model_is_sharded_by_its_blocks():
     encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     model = torch.nn.Sequential(torch.nn.Embedding(3, 4), encoder, torch.nn.ReLU())
     assert [*_blocks(model)] == [model[0], *encoder.layers]
-    nested = torch.nn.ModuleDict({"a": torch.nn.ModuleList([torch.nn.Linear(1, 1)])})
-    assert [*_blocks(nested)] == [nested["a"][0]]
+    member = torch.nn.Linear(1, 1)
+    nested = torch.nn.ModuleDict({"a": torch.nn.ModuleList([member])})
+    assert [*_blocks(nested)] == [member]
     assert [*_blocks(torch.nn.Linear(1, 1))] == []

@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, empty
 
@@ -43,8 +48,8 @@ def save_shards(state: Any, folder: Path) -> Any:
 
     rest = _replaced(state, lambda value: isinstance(value, DTensor), taken_out)
     if found:
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(found, storage_writer=writer)
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        save(found, storage_writer=writer)
     return rest
 
 
@@ -89,8 +94,8 @@ def load_shards(state: Any, folder: Path, mesh: DeviceMesh | None, device: torch
         with warnings.catch_warnings():
             # One process reads all by itself, as it should.
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            reader = dcp.HuggingFaceStorageReader(str(folder))
-            dcp.load(found, storage_reader=reader, no_dist=mesh is None)
+            reader = HuggingFaceStorageReader(str(folder))
+            load(found, storage_reader=reader, no_dist=mesh is None)
     return whole
 
 

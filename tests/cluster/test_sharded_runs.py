@@ -109,14 +109,17 @@ def refusal(task: ToyTask, group: Group) -> str:
 
 class LeavesHeadTask(ToyTask):
     def shard(self, model: nn.Module, mesh: Any) -> None:
-        fully_shard(model.blocks[0], mesh=mesh)
+        part: Any = model.get_submodule("blocks.0")
+        fully_shard(part, mesh=mesh)
 
 
 class ShardedAlreadyTask(ToyTask):
     """Sharded in build_model, the whole as one."""
 
     def build_model(self) -> nn.Module:
-        return fully_shard(BlockNet())
+        net = BlockNet()
+        fully_shard(net)
+        return net
 
     def shard(self, model: nn.Module, mesh: Any) -> None:
         raise AssertionError("it is sharded")
@@ -134,7 +137,8 @@ def bad_batch(group: Group) -> dict[str, Any]:
 
 def averaged_state(group: Group) -> dict[str, Any]:
     """Return what ScheduleFree keeps around a user's own optimizer of shards, by itself."""
-    model = fully_shard(BlockNet())
+    model = BlockNet()
+    fully_shard(model)
     optimizer = ScheduleFree(adamw(model), momentum=0.8)
     model(torch.ones(4, FEATURES).double()).square().mean().backward()
     optimizer.step()
@@ -183,13 +187,13 @@ def run(storage: Path, name: str, task: ToyTask, group: Group) -> dict[str, Any]
     }
 
 
-def find_all(storage: Path, group: Group) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def find_all(storage: Path, group: Group) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
     for name, averaging in AVERAGES.items():
         for parallelism in ("ddp", "fsdp2"):
             found[name, parallelism] = curves(block_task(parallelism), averaging, group)
-    task = ShardedAlreadyTask(BlockNet, adamw, micro_batch_size=4, parallelism="fsdp2")
-    found["already"] = curves(task, None, group)
+    already = ShardedAlreadyTask(BlockNet, adamw, micro_batch_size=4, parallelism="fsdp2")
+    found["already"] = curves(already, None, group)
     found["bf16"] = curves(block_task("fsdp2", single_net, precision="bf16"), None, group)
     found["refused"] = {
         "norm": refusal(block_task("fsdp2", full_net), group),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,10 @@ from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
 from ray_autolrs.training.memory import Room, belongs_on_host, copies_kept, planned_bytes
 from tests.training.toy import ToyTask, assert_same, make_worker, plain_net, silent, train
+
+
+def _same(room: Room, device: torch.device) -> Room:
+    return room
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -37,8 +43,13 @@ def test_a_copy_goes_where_it_leaves_room_for_steps():
 def test_the_task_says_where_copies_lie(monkeypatch, place: str, on_host: bool):
     worker = make_worker(ToyTask(plain_net, snapshot_place=place))
     assert belongs_on_host(worker.replica, lambda: 0) is on_host
-    told = []
-    monkeypatch.setattr(snapshot, "to_host", lambda tensor, reuse: told.append("host") or tensor)
+    told: list[torch.Tensor] = []
+
+    def to_host(tensor: torch.Tensor, reuse: object) -> torch.Tensor:
+        told.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(snapshot, "to_host", to_host)
     worker.take_snapshot(0)
     assert bool(told) is on_host
 
@@ -53,8 +64,9 @@ def test_a_gpu_is_measured_where_the_place_is_left_open(monkeypatch):
         (needed + 49, 0, True),
         (50, needed, False),
     ]:
-        monkeypatch.setattr(memory, "room_on", lambda device, free=free: Room(100, free, 0))
-        assert belongs_on_host(worker.replica, lambda held=held: held) is on_host
+        room, held_bytes = Room(100, free, 0), functools.partial(int, held)
+        monkeypatch.setattr(memory, "room_on", functools.partial(_same, room))
+        assert belongs_on_host(worker.replica, held_bytes) is on_host
 
 
 def test_a_probe_from_a_copy_on_the_host_has_the_same_bits():
