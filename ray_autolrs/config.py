@@ -157,17 +157,12 @@ class AutoLRSConfig:
             global_batch_size: as for :meth:`resolve`.
 
         Raises:
-            ValueError: the settings are not the run's; the message names the first that differs.
-                Where probes run (``lanes``) and when the state is stored (``checkpoints``) may
-            differ. Or ``stored`` is of another format.
+            ValueError: the settings are not the run's, ``FREE_PARTS`` apart; the message names the
+                first that differs. Or ``stored`` is of another format.
         """
         run = from_stored(stored)
         resolved = filled_from(self.resolve(global_batch_size=global_batch_size), self, run)
-        differing = [
-            difference
-            for difference in differences(to_stored(resolved), run)
-            if not difference.path.startswith(FREE_PARTS)
-        ]
+        differing = differences(to_stored(resolved), run, apart_from=FREE_PARTS)
         if differing:
             first = differing[0]
             raise ValueError(

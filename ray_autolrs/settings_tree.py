@@ -75,14 +75,22 @@ def filled_from(resolved: Tree, given: Any, stored: StoredSettings) -> Tree:
     return filled
 
 
-def differences(given: StoredSettings, stored: StoredSettings) -> list[Difference]:
-    """Return the settings that differ, in the order of the fields."""
+def differences(
+    given: StoredSettings, stored: StoredSettings, apart_from: tuple[str, ...] = ()
+) -> list[Difference]:
+    """Return the settings that differ, in the order of the fields.
+
+    Args:
+        given: the first tree.
+        stored: the second one.
+        apart_from: how paths begin that are left out.
+    """
     ours, theirs = dict(_leaves(given["settings"])), dict(_leaves(stored["settings"]))
     paths = [*ours, *(path for path in theirs if path not in ours)]
     return [
         Difference(path, ours.get(path), theirs.get(path))
         for path in paths
-        if ours.get(path) != theirs.get(path)
+        if ours.get(path) != theirs.get(path) and not path.startswith(apart_from)
     ]
 
 

@@ -24,8 +24,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from bench.kill_matrix import in_process, on_ray
 from bench.kill_matrix.cases import Case, Outcome
 from bench.measurement import Row, options, write_results
@@ -40,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--timeout-s", type=float, default=300.0, help="(default: 300)")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
     name = "kill_matrix_on_ray" if arguments.on_ray else "kill_matrix"
     write_results(name, vars(arguments), rows(arguments))
 

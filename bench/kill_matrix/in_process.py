@@ -1,4 +1,4 @@
-"""Kills of runs in process: each run is a fork of this process, which has imported everything."""
+"""Kills of runs in process: each run is a fork of a server that has imported everything."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import torch
 
 from bench.kill_matrix.cases import Case, Outcome, outcome
 from bench.kill_matrix.moments import FULL, IN_PROCESS, Moment, count_calls
@@ -34,15 +36,16 @@ def runs(arguments: argparse.Namespace) -> Iterator[Callable[[Path, Case], Outco
         config=arguments.config, lanes="sequential", workers=0, max_failures=0
     )
 
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+
     def run(folder: Path, case: Case) -> Outcome:
         folder.mkdir()
         moment = (
             Moment(case.place, case.count, case.what, folder / "happened") if case.what else None
         )
         for _ in range(MOST_RUNS):
-            process = multiprocessing.get_context("fork").Process(
-                target=_fit, args=(folder, given, moment)
-            )
+            process = context.Process(target=_fit, args=(folder, given, moment))
             process.start()
             process.join(arguments.timeout_s)
             if process.is_alive():
@@ -61,6 +64,7 @@ def runs(arguments: argparse.Namespace) -> Iterator[Callable[[Path, Case], Outco
 
 def _fit(folder: Path, arguments: argparse.Namespace, moment: Moment | None) -> None:
     """Run in a fork, with its output in a file."""
+    torch.set_num_threads(1)
     file = (folder / "output").open("a")
     os.dup2(file.fileno(), sys.stdout.fileno())
     os.dup2(file.fileno(), sys.stderr.fileno())

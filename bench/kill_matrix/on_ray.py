@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import ray
 
 from bench.kill_matrix.cases import Case, Outcome, outcome
@@ -47,7 +47,7 @@ def runs(arguments: argparse.Namespace) -> Iterator[Callable[[Path, Case], Outco
     """Start a cluster, and give what makes a run on it, kills it, and lets it go on."""
     with tempfile.TemporaryDirectory(prefix="r-") as temporary:
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-        context = ray.init(
+        ray.init(
             address="local",
             num_cpus=4,
             include_dashboard=False,
@@ -56,15 +56,14 @@ def runs(arguments: argparse.Namespace) -> Iterator[Callable[[Path, Case], Outco
             runtime_env=environment,
         )
         try:
-            yield lambda folder, case: _run(
-                folder, case, arguments, context.address_info["address"]
-            )
+            yield lambda folder, case: _run(folder, case, arguments)
         finally:
             ray.shutdown()
 
 
-def _run(folder: Path, case: Case, arguments: argparse.Namespace, address: str) -> Outcome:
+def _run(folder: Path, case: Case, arguments: argparse.Namespace) -> Outcome:
     folder.mkdir()
+    address = ray.get_runtime_context().gcs_address
     is_restarted = case.what == "SIGKILL" and case.place != DRIVER
     lanes = "actors" if case.place == "probe actor" else "sequential"
     command = [sys.executable, "-m", "bench.kill_matrix.run", str(folder), "--address", address]
