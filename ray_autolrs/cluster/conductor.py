@@ -37,7 +37,7 @@ from ray_autolrs.cluster.checks import (
 )
 from ray_autolrs.cluster.driver_actor import start_beside_driver
 from ray_autolrs.cluster.finishing import FinishRelay
-from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
+from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes, lanes_for
 from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.lanes.leases import Assignment
 from ray_autolrs.cluster.run_folder import RunFolder
@@ -118,7 +118,7 @@ def run_on_ray(
         ray.train.TrainingFailedError: workers were lost more often than ``run_config`` allows.
     """
     num_workers = check_workers(scaling_config)
-    choice = _choose_lanes(config, num_workers, scaling_config)
+    choice = _choose_lanes(task, config, num_workers, scaling_config)
     logger.info(
         "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
@@ -174,12 +174,12 @@ def _prompt_reports() -> Iterator[None]:
 
 
 def _choose_lanes(
-    config: AutoLRSConfig, num_workers: int, scaling_config: ScalingConfig
+    task: TrainingTask, config: AutoLRSConfig, num_workers: int, scaling_config: ScalingConfig
 ) -> LaneChoice:
     total = scaling_config.total_resources
     held, limits = cluster_resources(), resource_limits()
     return choose_lanes(
-        config.lanes,
+        lanes_for(config.lanes, task),
         config.search.most_parallel_probes,
         num_workers,
         {name: amount / num_workers for name, amount in total.items()},
@@ -193,13 +193,14 @@ def _train_worker(settings: dict[str, Any]) -> None:
     """Run the workers' loop in a Ray Train worker."""
     device = ray.train.torch.get_device()
     world_size = ray.train.get_context().get_world_size()
-    group = ProcessGroup(device) if world_size > 1 else Solo()
+    task: TrainingTask = settings["task"]
+    # One worker shards too, so that a run goes on with more of them.
+    alone = world_size == 1 and task.parallelism == "ddp"
+    group = Solo() if alone else ProcessGroup(device)
     config: AutoLRSConfig = settings["config"]
     folder: RunFolder = settings["folder"]
     store = CheckpointStore(folder, keep=settings["keep"], keeps_best=config.checkpoints.best)
-    step = worker_loop(
-        settings["task"], config, group, device, settings["search"], store, settings["lane"]
-    )
+    step = worker_loop(task, config, group, device, settings["search"], store, settings["lane"])
     # Ray Train, and callbacks in ``RunConfig``, hear of the trained model; it is stored already.
     storage = ray.train.get_context().get_storage()
     last = Checkpoint(f"{folder.path}/{Place(step).name}", storage.storage_filesystem)

@@ -25,10 +25,17 @@ from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.counted import count_only
-from ray_autolrs.training.data_parallel import averages_gradients, data_parallel, gradient_sync
+from ray_autolrs.training.data_parallel import (
+    averages_gradients,
+    data_parallel,
+    forward_only,
+    gradient_sync,
+    shards_of,
+)
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
+from ray_autolrs.training.sharding import whole
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +58,11 @@ class Replica:
             loss is not 0 / 0, rather than over all; it costs the workers an exchange in each step.
         gradient_norms: where the 2-norm of each step's (scaled) gradient is noted; None for
             nowhere.
+        can_look_back: whether the gradients of any micro-batch can be computed again: by one
+            worker, or of a sharded model by all of them together. In a user's own loop that
+            averages gradients itself, they cannot.
+        is_sharded: whether each worker holds a part of the model, so that a forward pass needs
+            all of them.
 
     Raises:
         ValueError: one of the task's settings is out of its range, its parts are refused, or the
@@ -69,11 +81,12 @@ class Replica:
         self.task = task
         self.device = device
         self.seed = seed
-        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, device, seed)
+        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, group, device, seed)
         self.module = parts.module
         self.optimizer = parts.optimizer
         self.scaler = parts.scaler
         self.initial_lrs = parts.lrs
+        self.is_sharded = bool(shards_of(self.module))
         self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
         # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
@@ -83,6 +96,7 @@ class Replica:
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
         is_live = averages_gradients(self.module) or self._own_step is not None
+        self.can_look_back = not (isinstance(task, LiveLoop) and is_live)
         alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
         self._unused_are_known = alone
@@ -103,6 +117,12 @@ class Replica:
         if self.task.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
+
+    @contextlib.contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """Let forward passes be computed as they train, without a gradient and a trace."""
+        with torch.no_grad(), self.autocast(), forward_only(self.module):
+            yield
 
     def train_mode(self) -> None:
         """Put every layer in the mode that it trains in."""
@@ -158,18 +178,13 @@ class Replica:
             count_only(losses[micros.start : micros.stop], len(losses), self._parameters, group)
         if self.gradient_norms is not None:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            self.gradient_norms[step] = nn.utils.get_total_norm(gradients)
+            self.gradient_norms[step] = whole(nn.utils.get_total_norm(gradients))
         if self.task.max_grad_norm is not None:
             self.scaler.unscale_(self.average.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.task.max_grad_norm)
         self.scaler.step(self.average.optimizer)
         self.scaler.update()
         self.average.update()
-
-    @property
-    def can_look_back(self) -> bool:
-        """Whether a worker can compute gradients by itself, as it cannot in a user's own loop."""
-        return self._own_step is None and not averages_gradients(self.module)
 
     def loss_alone(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch, with its graph. It changes buffers."""
@@ -178,7 +193,7 @@ class Replica:
 
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
-        with torch.no_grad():
+        with self.forward_only():
             return self.loss_alone(step, micro, batch)
 
     @contextlib.contextmanager
@@ -186,7 +201,8 @@ class Replica:
         """Let the module hold the averaged weights, and afterwards what it held, bit for bit.
 
         Statistics of BatchNorm belong to the weights that they were taken with, so they are
-        taken anew at the average.
+        taken anew at the average. Gradients are dropped, which leaves their memory to a second copy
+        of the weights.
 
         Args:
             batches: training batches, on the CPU, to take them from; they are read only if the
@@ -195,13 +211,14 @@ class Replica:
         if isinstance(self.average, NoAverage):
             yield
             return
+        self.clear_gradients()
         frozen = [layer for layer, trains in self._modes if not trains]
         with kept_statistics(self.module), self.average.swapped_in():
             take_statistics(self.module, batches, self._calibration_pass, frozen=frozen)
             yield
 
     def _calibration_pass(self, batch: Any) -> None:
-        with self.autocast():
+        with self.forward_only():
             self.task.loss(self.module, to_device(batch, self.device))
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:

@@ -67,7 +67,6 @@ class Worker:
         samples = settings.validation.probe_samples
         assert samples is not None, "Validation.resolve comes first"
         self._settings = settings
-        self._keeps_best = settings.validation.keep_best and group.rank == 0
         self.engine = Engine(
             task,
             group,
@@ -82,6 +81,7 @@ class Worker:
             self.engine.batches.look_back = max(self.engine.batches.look_back, looked_back)
         self.group = group
         self.replica = self.engine.replica
+        self._keeps_best = settings.validation.keep_best and self.gathers_model
         if isinstance(task, LiveLoop):
             self.evaluation = Evaluation(task, task.validation, seed=settings.seed)
             self.probe_evaluation = self.evaluation
@@ -108,6 +108,11 @@ class Worker:
         share_buffers(self.replica.module, self.group)
         self.snapshot.capture(self.replica, step)
         self._kept.forget()
+
+    @property
+    def gathers_model(self) -> bool:
+        """Whether this worker takes part where the model is copied to rank 0's CPU."""
+        return self.group.rank == 0 or self.replica.is_sharded
 
     def averaged(self, step: int) -> AbstractContextManager[None]:
         """Let the module hold the weights to be judged, as :meth:`Engine.averaged` does."""

@@ -19,9 +19,11 @@ from bench import (
     batch_regret,
     further_tasks,
     measurement,
+    memory,
     parallel_probes,
     probe_grid,
     research,
+    steps,
     wrong_guess,
 )
 from bench.tasks.catalogue import FURTHER_TASKS
@@ -109,6 +111,21 @@ def test_a_probe_ends_lower_than_it_began_unless_it_diverges():
     assert after < before
     _, diverged = probe_grid.probe_losses("mlp", 1e30, steps=4, warmup=0.0, seed=0)
     assert diverged == probe_grid.WORST_LOSS
+
+
+def test_memory_is_told_in_copies_of_the_parameters(run: Run):
+    rows = run(memory, ["--width", "100", "--device", "cpu"])
+    copies = {row["what"]: row["copies of the parameters"] for row in rows}
+    # Weights, gradients and a momentum; batches and biases are the rest.
+    assert copies["loop, SGD"] == pytest.approx(3.0, abs=0.3)
+    # Besides: the average, and three copies of the state of weights and average; no momentum.
+    assert copies["run, SGD, averaged"] == pytest.approx(3 + 3 * 2, abs=1.3)
+
+
+def test_steps_are_timed_in_turn(run: Run):
+    rows = run(steps, ["--width", "8", "--rounds", "3", "--steps", "1", "--device", "cpu"])
+    assert [row["step"].split(",")[0] for row in rows] == ["no average", "averaged"]
+    assert all(0.1 < row["from"] <= row["ratio"] <= row["to"] < 10 for row in rows)
 
 
 def test_regrets_are_paired_with_those_of_the_first_batch(run: Run):

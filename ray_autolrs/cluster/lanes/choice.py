@@ -14,6 +14,7 @@ from ray_autolrs.cluster import lanes as folder
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.lanes.sequential import Sequential
 from ray_autolrs.lanes import Lanes
+from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.batches import Batches
 from ray_autolrs.training.lone_lanes import lone_lane_obstacle
 
@@ -63,6 +64,25 @@ def check_lanes(settings: Lanes) -> None:
         value = getattr(settings, name)
         if value is not None and not kinds[settings.kind].has_actors:
             raise ValueError(f"lanes.{name}={value!r} has no effect: {settings.kind} has no actors")
+
+
+def lanes_for(settings: Lanes, task: TrainingTask) -> Lanes:
+    """Return the settings with what the task's parallelism leaves open; others are refused.
+
+    Raises:
+        ValueError: one process is to run probes by itself, and the task shards its model.
+    """
+    if task.parallelism == "ddp":
+        return settings
+    if settings.kind != "auto" and not lane_kinds()[settings.kind].is_alone:
+        return settings
+    if settings != Lanes():
+        raise ValueError(
+            f"{settings} asks for probes that one process runs by itself, and with "
+            f"{type(task).__name__}.parallelism='fsdp2' each worker holds a part of the model "
+            "only; use lanes.kind='sequential'"
+        )
+    return Lanes(kind="sequential")
 
 
 def choose_lanes(
