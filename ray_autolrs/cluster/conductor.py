@@ -65,6 +65,10 @@ class RemoteSearch:
         """Tell what a lane has run, and wait for its next probe."""
         return cast("Assignment", _answer(self._actor.pull.remote(lane, told, stays=stays)))
 
+    def waiting_lanes(self, stage: int) -> int:
+        """Ask how many lanes waited for a probe when the stage's search began."""
+        return cast("int", _answer(self._actor.waiting_lanes.remote(stage)))
+
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress, without waiting for the answer."""
         self._actor.heartbeat.remote(steps_done, loss)
@@ -114,7 +118,13 @@ def run_on_ray(
         "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
     actor = start_beside_driver(
-        SearchActor, f"search-{run_config.name}", config, folder, choice.parallel_probes, owner
+        SearchActor,
+        f"search-{run_config.name}",
+        config,
+        folder,
+        choice.parallel_probes,
+        owner,
+        num_workers,
     )
     search = RemoteSearch(actor)
     run = LaneRun(
@@ -126,6 +136,7 @@ def run_on_ray(
         actors=choice.actors,
         resources_per_actor=choice.resources_per_actor,
         runtime_env=worker_environment(run_config),
+        strategy=config.search if config.lanes.kind == "auto" else None,
     )
     settings = {"task": task, "config": config, "folder": folder, "search": search}
     relay = FinishRelay(finish_requested, search.finish)
@@ -169,7 +180,7 @@ def _choose_lanes(
     held, limits = cluster_resources(), resource_limits()
     return choose_lanes(
         config.lanes,
-        config.search.most_parallel_probes,
+        config.search,
         num_workers,
         {name: amount / num_workers for name, amount in total.items()},
         ray.available_resources(),  # type: ignore[no-untyped-call]

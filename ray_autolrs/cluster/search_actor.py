@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
+from ray_autolrs.algorithm.stages.foreseen import RunAhead, foreseen
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
+    FORESEEN,
     Command,
     Event,
     FinishRequested,
@@ -25,11 +27,19 @@ from ray_autolrs.algorithm.stages.messages import (
     ProbeDone,
     Ready,
 )
-from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
+from ray_autolrs.algorithm.stages.phases import Applying, Finished, Phase, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
-from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leases, Over
+from ray_autolrs.cluster.lanes.leases import (
+    GROUP_LANE,
+    WORKER_LANE,
+    Assignment,
+    Idle,
+    Leases,
+    Over,
+)
 from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, EventLog, RunFolder
+from ray_autolrs.cluster.search_clock import Outlook, next_search_s, search_times
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.sinks.sink import Status
@@ -49,6 +59,9 @@ class SearchLine(Protocol):
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Tell what a lane has run, and return what it is to run next."""
 
+    def waiting_lanes(self, stage: int) -> int:
+        """Return how many lanes waited for a probe when the stage's search began."""
+
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress of the current command; does not wait. Rank 0 calls it."""
 
@@ -62,6 +75,7 @@ class SearchActor:
         parallel_probes: probes that may run at the same time. A run that is continued keeps the
             number that it was started with, because the schedule depends on it.
         owner: holder of the run's lease; None asks for no lease.
+        num_workers: training workers, for what a search was expected to take.
 
     Raises:
         ValueError: the folder's log is not a run's.
@@ -73,11 +87,16 @@ class SearchActor:
         folder: RunFolder,
         parallel_probes: int = 1,
         owner: str | None = None,
+        num_workers: int = 1,
     ) -> None:
         self._config = config
+        self._num_workers = num_workers
         self._folder = folder
         self._changed = threading.Condition()
         self._leases = Leases()
+        self._given_s = time.monotonic()
+        self._lanes_began = 0
+        self._waited = (0, 0)
         self._status = Status()
         self._state = RunState()
         self._owner = owner
@@ -102,14 +121,25 @@ class SearchActor:
                 # after this actor was started.
                 self._load()
                 self._leases.give_back(self._leases.lanes(WORKER_LANE))
+                self._lanes_began, self._waited = 0, (0, 0)
             if event is not None:
-                self._take_in(event, lane="all workers")
+                self._take_in(event, GROUP_LANE)
             command = outstanding(self._state)[0]
-            self._status = Status(command=command)
+            self._status, self._given_s = Status(command=command), time.monotonic()
             return command
+
+    def waiting_lanes(self, stage: int) -> int:
+        """Return how many lanes wait for a probe; the answer stays the same during a search."""
+        with self._changed:
+            if self._waited[0] != stage:
+                self._waited = (stage, self._leases.waiting_actors(PULL_TIMEOUT_S + 1.0))
+            return self._waited[1]
 
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Take in the probe that a lane has run, and return the next one for it.
+
+        A lane that stays is given a stage's probes once a training worker has pulled one: until
+        then the workers may still be about to search the stage together.
 
         Args:
             lane: the lane's name.
@@ -123,14 +153,15 @@ class SearchActor:
         deadline_s = time.monotonic() + PULL_TIMEOUT_S
         with self._changed:
             if told is not None:
-                self._take_in(told, lane)
+                self._take_in_probe(told, lane)
             while True:
                 phase = self._state.phase
                 if isinstance(phase, Finished) or not (stays or isinstance(phase, Probing)):
                     self._leases.give_back([lane])
                     return Over()
-                waiting = outstanding(self._state) if isinstance(phase, Probing) else ()
-                probe = self._leases.take(lane, (p for p in waiting if isinstance(p, Probe)))
+                if isinstance(phase, Probing) and not stays:
+                    self._begin_lanes(phase.stage.number)
+                probe = self._leases.take(lane, self._probes_for(phase, stays=stays))
                 if probe is not None:
                     return probe
                 if not self._changed.wait(deadline_s - time.monotonic()):
@@ -142,6 +173,13 @@ class SearchActor:
             lost = self._leases.give_back([lane])
             self._changed.notify_all()
             return lost
+
+    def outlook(self) -> Outlook:
+        """Return what there is to know for whoever holds actors for this run."""
+        with self._changed:
+            elapsed_s = time.monotonic() - self._given_s
+            next_s = next_search_s(self._plan, self._state, self._status, elapsed_s)
+            return Outlook(next_s, self._leases.actors())
 
     def finish(self) -> None:
         """Take note that a run without a known end is to end after the current stage."""
@@ -164,6 +202,7 @@ class SearchActor:
             lanes = next(record for record in self._log.records if record["kind"] == "lanes")
             self._plan = self._config.plan(lanes["parallel_probes"])
             self._state = replay(self._plan, self._log.records)
+            self._ahead = RunAhead(self._log.records)
         except SearchFailedError:
             raise
         except Exception as error:  # A log of another version, or of nobody, may fail in any way.
@@ -172,20 +211,60 @@ class SearchActor:
                 f"wrote ({type(error).__name__}: {error}); use another name for a new run"
             ) from error
 
-    def _take_in(self, event: Event, lane: str) -> None:
-        """Advance the machine, and write the log before anyone is answered."""
-        before = self._state
-        after, _ = advance(self._plan, before, event)
-        if after is not before:
-            self._write(before, event, after, lane)
-            self._state = after
+    def _begin_lanes(self, stage: int) -> None:
+        if self._lanes_began != stage:
+            self._lanes_began = stage
             self._changed.notify_all()
 
-    def _write(self, before: RunState, event: Event, after: RunState, lane: str) -> None:
+    def _probes_for(self, phase: Phase, *, stays: bool) -> Iterator[Probe]:
+        """Return the probes that a lane may run now: those asked for, then those run ahead."""
+        if not isinstance(phase, Probing) or self._lanes_began != phase.stage.number:
+            return
+        yield from (command for command in outstanding(self._state) if isinstance(command, Probe))
+        # Workers apply what is chosen: they start nothing that may be running by then.
+        if stays or not phase.results:
+            yield from self._ahead.without(foreseen(self._plan, self._state))
+
+    def _take_in_probe(self, told: ProbeDone, lane: str) -> None:
+        """Take in a lane's probe; keep one that was run ahead until it is asked for."""
+        if told.index != FORESEEN:
+            self._take_in(told, lane)
+            return
+        probe = self._leases.held(lane)
+        if probe is None:
+            return  # Its lease was given back meanwhile: what was run is not known.
+        self._log.append([self._ahead.keep(probe, told, lane) | {"time": time.time()}])
+        if isinstance(self._state.phase, Probing):
+            self._tell_foreseen()
+
+    def _take_in(self, event: Event, lane: str) -> None:
+        """Advance the machine, and write the log before anyone is answered."""
+        if self._advance(event, lane):
+            self._tell_foreseen()
+
+    def _tell_foreseen(self) -> None:
+        """Tell the machine what it has asked for and was run ahead, as long as there is some."""
+        while (kept := self._ahead.take(outstanding(self._state))) is not None:
+            done, lane = kept
+            self._advance(done, lane, foreseen=True)
+
+    def _advance(self, event: Event, lane: str, **marks: bool) -> bool:
+        before = self._state
+        after, _ = advance(self._plan, before, event)
+        if after is before:
+            return False
+        self._write(before, event, after, {"lane": lane, **marks})
+        self._state = after
+        self._changed.notify_all()
+        return True
+
+    def _write(self, before: RunState, event: Event, after: RunState, marks: Record) -> None:
         now = time.time()
-        records: list[Record] = [event_record(before, event, after) | {"lane": lane, "time": now}]
+        records: list[Record] = [event_record(before, event, after) | marks | {"time": now}]
         if isinstance(after.phase, Applying) and after.phase is not before.phase:
-            records.append(choice_record(after.phase) | {"time": now})
+            known = [*self._log.records, *records]
+            times = search_times(self._plan, known, self._num_workers, now)
+            records.append(choice_record(after.phase) | times | {"time": now})
         if after.segments and after.segments != before.segments:
             average = found_with(self._config, [*self._log.records, *records])
             schedule = LRSchedule(after.segments, average)

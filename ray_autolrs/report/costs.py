@@ -13,8 +13,8 @@ class Costs:
     """Steps and seconds of a run or of one stage.
 
     Attributes:
-        probe_steps: optimizer steps of probes, diverged ones included, less those that an
-            applied stage went on from.
+        probe_steps: optimizer steps of probes, diverged ones and those run ahead included, less
+            those that an applied stage went on from.
         apply_steps: optimizer steps of the trained model.
         lost_steps: optimizer steps of stages that diverged or were repeated after a restart.
         probe_s: seconds in probes.
@@ -51,7 +51,10 @@ def count_costs(records: Iterable[Record], stage: int | None = None) -> Costs:
     for record in records:
         if stage is not None and record.get("stage") != stage:
             continue
-        if record["kind"] == "probe":
+        # One that was run ahead and then asked for has a record of both kinds.
+        if record["kind"] == "foreseen" or (
+            record["kind"] == "probe" and not record.get("foreseen", False)
+        ):
             probe_steps += record["steps"]
             forward_steps += record["forward_steps"]
             probe_s += record["wall_s"]

@@ -158,7 +158,8 @@ class Worker:
             eval_steps,
             self.engine.alone if alone else self.engine.together,
         )
-        if probe.may_go_on and not (alone or outcome.diverged):
+        in_step = not alone or self.group.size == 1
+        if probe.may_go_on and in_step and not outcome.diverged:
             self._kept.keep(self.replica, probe, outcome.losses, outcome.skipped_steps)
         evals = len(outcome.evaluations)
         return ProbeDone(
