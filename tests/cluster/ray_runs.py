@@ -27,11 +27,10 @@ def trainer(
         folder.mkdir()
         record = {"kind": "lanes", "parallel_probes": PARALLEL_PROBES}
         (folder / "events.jsonl").write_text(json.dumps(record) + "\n")
+    values = {"search": GaussianProcess(probes=6, validation_evals=8), "lanes": TOGETHER}
     return AutoLRSTrainer(
         task or DigitsTask(),
-        short_config(
-            **({"search": GaussianProcess(probes=6, validation_evals=8)} | TOGETHER | parts)
-        ),
+        short_config(**(values | parts)),
         scaling_config=ScalingConfig(num_workers=num_workers),
         run_config=RunConfig(
             name=name,

@@ -42,6 +42,13 @@ def lrs_asked(made: SearchActor) -> list[float]:
     return [lr for _, lr in probes]
 
 
+def pulled(made: SearchActor, lane: str) -> Probe:
+    """The probe that an idle lane gets."""
+    probe = made.pull(lane, None, stays=lane != "worker-0")
+    assert isinstance(probe, Probe)
+    return probe
+
+
 @pytest.fixture(scope="module")
 def one_by_one(tmp_path_factory):
     """A search by all workers together, and what it costs."""
@@ -72,8 +79,7 @@ def test_six_lanes_try_the_whole_bracket_at_once(tmp_path, one_by_one):
     made = actor(tmp_path)
     made.exchange(Ready(0))
     names = ["worker-0", *(f"actor-{n}" for n in range(5))]
-    given = [made.pull(name, None, stays=name != "worker-0") for name in names]
-    assert all(isinstance(probe, Probe) for probe in given)
+    given = [pulled(made, name) for name in names]
     assert [probe.index for probe in given] == [0, 1, *[FORESEEN] * 4]
     assert len({probe.segment.peak_lr for probe in given}) == 6
     assert made.pull("actor-5", None, stays=True) == Idle()
@@ -95,11 +101,9 @@ def test_six_lanes_try_the_whole_bracket_at_once(tmp_path, one_by_one):
 def test_what_was_run_ahead_outlives_the_search_actor(tmp_path):
     def begin(made: SearchActor) -> Probe:
         made.exchange(Ready(0))
-        made.pull("worker-0", None, stays=False)
-        made.pull("actor-0", None, stays=True)
-        ahead = made.pull("actor-1", None, stays=True)
-        assert isinstance(ahead, Probe)
-        return ahead
+        pulled(made, "worker-0")
+        pulled(made, "actor-0")
+        return pulled(made, "actor-1")
 
     made = actor(tmp_path)
     ahead = begin(made)
@@ -110,13 +114,11 @@ def test_what_was_run_ahead_outlives_the_search_actor(tmp_path):
 def test_a_worker_runs_nothing_ahead_that_the_others_would_wait_for(tmp_path):
     made = actor(tmp_path)
     made.exchange(Ready(0))
-    first = made.pull("worker-0", None, stays=False)
-    made.pull("actor-0", None, stays=True)
+    first = pulled(made, "worker-0")
+    pulled(made, "actor-0")
     made.pull("worker-0", probe_done(first), stays=False)
     assert made.pull("worker-0", None, stays=False) == Idle()
-    ahead = made.pull("actor-1", None, stays=True)
-    assert isinstance(ahead, Probe)
-    assert ahead.index == FORESEEN
+    assert pulled(made, "actor-1").index == FORESEEN
 
 
 def test_nothing_is_foreseen_outside_a_search(one_by_one):
