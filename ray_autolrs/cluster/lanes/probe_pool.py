@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from types import TracebackType
 from typing import Any, cast
@@ -103,11 +104,9 @@ class ProbePool(Background):
         if wanted and not held:
             self._start()
         elif held and not wanted:
-            logger.info(
-                "%d probe actors given back: the next search is %.3g s away",
-                len(self._actors),
-                outlook.next_search_s,
-            )
+            seconds = outlook.next_search_s
+            why = f"{seconds:.3g} s away" if math.isfinite(seconds) else "not in sight"
+            logger.info("%d probe actors given back: a search is %s", len(self._actors), why)
             self._remove()
         elif self._asked_at_s is not None and outlook.actors >= len(self._running):
             self._start_s, self._asked_at_s = time.monotonic() - self._asked_at_s, None
