@@ -9,6 +9,7 @@ On a cluster:                            ray job submit -- python jobs/quickstar
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import ray
@@ -104,7 +105,7 @@ def test_accuracy(result: AutoLRSResult) -> float:
         return float((model(images).argmax(dim=1) == labels).float().mean())
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -131,7 +132,11 @@ def main() -> None:
         "--address",
         help="Ray to use: 'local' starts one; by default, one that runs here, else a new one",
     )
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    arguments = parse()
     workers, actors = arguments.num_workers, arguments.probe_actors
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
