@@ -31,6 +31,7 @@ from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
 from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.lanes.leases import Assignment
+from ray_autolrs.cluster.ray_metrics import ray_metrics
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.cluster.sink_feed import SinkFeed
@@ -140,7 +141,8 @@ def run_on_ray(
     )
     settings = {"task": task, "config": config, "folder": folder, "search": search}
     relay = FinishRelay(finish_requested, search.finish)
-    feed = SinkFeed(search.poll, config.total_steps, sinks)
+    told = [*sinks, ray_metrics(run.name)]
+    feed = SinkFeed(search.poll, config.total_steps, told)
     try:
         with choice.lane.beside_workers(run) as lane, relay, feed, _prompt_reports():
             ray.train.torch.TorchTrainer(

@@ -9,35 +9,27 @@ waits in :meth:`SearchActor.pull` until there is one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Protocol
 
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
-from ray_autolrs.algorithm.stages.foreseen import RunAhead, foreseen
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
-    FORESEEN,
     Command,
     Event,
     FinishRequested,
-    Probe,
     ProbeDone,
     Ready,
 )
-from ray_autolrs.algorithm.stages.phases import Applying, Finished, Phase, Probing, RunState
+from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
-from ray_autolrs.cluster.lanes.leases import (
-    GROUP_LANE,
-    WORKER_LANE,
-    Assignment,
-    Idle,
-    Leases,
-    Over,
-)
+from ray_autolrs.cluster.lanes.leases import GROUP_LANE, Assignment, Idle, Over
+from ray_autolrs.cluster.lanes.probe_desk import ProbeDesk, is_ahead
 from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.cluster.search_clock import Outlook, next_search_s, search_times
 from ray_autolrs.config import AutoLRSConfig
@@ -93,10 +85,8 @@ class SearchActor:
         self._num_workers = num_workers
         self._folder = folder
         self._changed = threading.Condition()
-        self._leases = Leases()
+        self._desk = ProbeDesk(PULL_TIMEOUT_S + 1.0)
         self._given_s = time.monotonic()
-        self._lanes_began = 0
-        self._waited = (0, 0)
         self._status = Status()
         self._state = RunState()
         self._owner = owner
@@ -120,8 +110,7 @@ class SearchActor:
                 # The last workers of a driver that was killed may have gone on for a moment
                 # after this actor was started.
                 self._load()
-                self._leases.give_back(self._leases.lanes(WORKER_LANE))
-                self._lanes_began, self._waited = 0, (0, 0)
+                self._desk.lose_workers()
             if event is not None:
                 self._take_in(event, GROUP_LANE)
             command = outstanding(self._state)[0]
@@ -131,9 +120,7 @@ class SearchActor:
     def waiting_lanes(self, stage: int) -> int:
         """Return how many lanes wait for a probe; the answer stays the same during a search."""
         with self._changed:
-            if self._waited[0] != stage:
-                self._waited = (stage, self._leases.waiting_actors(PULL_TIMEOUT_S + 1.0))
-            return self._waited[1]
+            return self._desk.waiting(stage)
 
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Take in the probe that a lane has run, and return the next one for it.
@@ -157,11 +144,11 @@ class SearchActor:
             while True:
                 phase = self._state.phase
                 if isinstance(phase, Finished) or not (stays or isinstance(phase, Probing)):
-                    self._leases.give_back([lane])
+                    self._desk.give_back(lane)
                     return Over()
-                if isinstance(phase, Probing) and not stays:
-                    self._begin_lanes(phase.stage.number)
-                probe = self._leases.take(lane, self._probes_for(phase, stays=stays))
+                if isinstance(phase, Probing) and not stays and self._desk.open(phase.stage.number):
+                    self._changed.notify_all()
+                probe = self._desk.next_probe(lane, self._plan, self._state, stays=stays)
                 if probe is not None:
                     return probe
                 if not self._changed.wait(deadline_s - time.monotonic()):
@@ -170,7 +157,7 @@ class SearchActor:
     def give_back(self, lane: str) -> list[tuple[int, int]]:
         """Give a lost lane's probe to the others; return it as [(stage, index)], or []."""
         with self._changed:
-            lost = self._leases.give_back([lane])
+            lost = self._desk.give_back(lane)
             self._changed.notify_all()
             return lost
 
@@ -179,7 +166,7 @@ class SearchActor:
         with self._changed:
             elapsed_s = time.monotonic() - self._given_s
             next_s = next_search_s(self._plan, self._state, self._status, elapsed_s)
-            return Outlook(next_s, self._leases.actors())
+            return Outlook(next_s, self._desk.actors)
 
     def finish(self) -> None:
         """Take note that a run without a known end is to end after the current stage."""
@@ -194,7 +181,8 @@ class SearchActor:
     def poll(self, first_record: int) -> tuple[list[Record], Status]:
         """Return the log's records from number ``first_record`` on, and the status."""
         with self._changed:
-            return self._log.records[first_record:], self._status
+            status = dataclasses.replace(self._status, lanes_busy=self._desk.busy)
+            return self._log.records[first_record:], status
 
     def _load(self) -> None:
         self._log = EventLog(self._folder, self._owner)
@@ -202,7 +190,7 @@ class SearchActor:
             lanes = next(record for record in self._log.records if record["kind"] == "lanes")
             self._plan = self._config.plan(lanes["parallel_probes"])
             self._state = replay(self._plan, self._log.records)
-            self._ahead = RunAhead(self._log.records)
+            self._desk.read(self._log.records)
         except SearchFailedError:
             raise
         except Exception as error:  # A log of another version, or of nobody, may fail in any way.
@@ -211,40 +199,23 @@ class SearchActor:
                 f"wrote ({type(error).__name__}: {error}); use another name for a new run"
             ) from error
 
-    def _begin_lanes(self, stage: int) -> None:
-        if self._lanes_began != stage:
-            self._lanes_began = stage
-            self._changed.notify_all()
-
-    def _probes_for(self, phase: Phase, *, stays: bool) -> Iterator[Probe]:
-        """Return the probes that a lane may run now: those asked for, then those run ahead."""
-        if not isinstance(phase, Probing) or self._lanes_began != phase.stage.number:
-            return
-        yield from (command for command in outstanding(self._state) if isinstance(command, Probe))
-        # Workers apply what is chosen: they start nothing that may be running by then.
-        if stays or not phase.results:
-            yield from self._ahead.without(foreseen(self._plan, self._state))
-
     def _take_in_probe(self, told: ProbeDone, lane: str) -> None:
-        """Take in a lane's probe; keep one that was run ahead until it is asked for."""
-        if told.index != FORESEEN:
+        if not is_ahead(told):
             self._take_in(told, lane)
             return
-        probe = self._leases.held(lane)
-        if probe is None:
-            return  # Its lease was given back meanwhile: what was run is not known.
-        self._log.append([self._ahead.keep(probe, told, lane) | {"time": time.time()}])
-        if isinstance(self._state.phase, Probing):
-            self._tell_foreseen()
+        record = self._desk.keep_ahead(lane, told)
+        if record is not None:
+            self._log.append([record | {"time": time.time()}])
+            self._tell_ahead()
 
     def _take_in(self, event: Event, lane: str) -> None:
         """Advance the machine, and write the log before anyone is answered."""
         if self._advance(event, lane):
-            self._tell_foreseen()
+            self._tell_ahead()
 
-    def _tell_foreseen(self) -> None:
+    def _tell_ahead(self) -> None:
         """Tell the machine what it has asked for and was run ahead, as long as there is some."""
-        while (kept := self._ahead.take(outstanding(self._state))) is not None:
+        while (kept := self._desk.take_ahead(self._state)) is not None:
             done, lane = kept
             self._advance(done, lane, foreseen=True)
 

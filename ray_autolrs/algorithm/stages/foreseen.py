@@ -34,7 +34,7 @@ def foreseen(plan: RunPlan, state: RunState) -> tuple[Probe, ...]:
 
 
 class RunAhead:
-    """The results of foreseen probes, of the latest stage that had any.
+    """The results of foreseen probes; those of earlier stages are dropped.
 
     Args:
         records: a run's log, whose results are taken up again.
@@ -65,7 +65,7 @@ class RunAhead:
 
     def _keep(self, place: _Place, done: ProbeDone, lane: str) -> None:
         stage, _, _ = place
-        self._kept = {other: kept for other, kept in self._kept.items() if other[0] == stage}
+        self._kept = {other: kept for other, kept in self._kept.items() if other[0] >= stage}
         self._kept[place] = done, lane
 
 
