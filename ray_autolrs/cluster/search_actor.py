@@ -28,9 +28,10 @@ from ray_autolrs.algorithm.stages.messages import (
 from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
+from ray_autolrs.cluster.event_log import EventLog
 from ray_autolrs.cluster.lanes.leases import GROUP_LANE, Assignment, Idle, Over
 from ray_autolrs.cluster.lanes.probe_desk import ProbeDesk, is_ahead
-from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, EventLog, RunFolder
+from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, RunFolder
 from ray_autolrs.cluster.search_clock import Outlook, next_search_s, search_times
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
