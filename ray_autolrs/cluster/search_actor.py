@@ -227,7 +227,8 @@ class SearchActor:
             return False
         self._write(before, event, after, {"lane": lane, **marks})
         self._state = after
-        self._changed.notify_all()
+        if _has_more_to_run(before, after):  # Else all lanes would wake up for each result.
+            self._changed.notify_all()
         return True
 
     def _write(self, before: RunState, event: Event, after: RunState, marks: Record) -> None:
@@ -242,6 +243,14 @@ class SearchActor:
             schedule = LRSchedule(after.segments, average)
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
+
+
+def _has_more_to_run(before: RunState, after: RunState) -> bool:
+    """Return whether a lane that waits may find something that was not there before."""
+    old, new = before.phase, after.phase
+    if isinstance(old, Probing) and isinstance(new, Probing) and old.stage == new.stage:
+        return len(old.asked) != len(new.asked)
+    return True
 
 
 def found_with(config: AutoLRSConfig, records: Iterable[Record]) -> FoundWith | None:
