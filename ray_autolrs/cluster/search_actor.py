@@ -211,8 +211,8 @@ class SearchActor:
 
     def _take_in(self, event: Event, lane: str) -> None:
         """Advance the machine, and write the log before anyone is answered."""
-        if self._advance(event, lane):
-            self._tell_ahead()
+        self._advance(event, lane)
+        self._tell_ahead()
 
     def _tell_ahead(self) -> None:
         """Tell the machine what it has asked for and was run ahead, as long as there is some."""
@@ -220,16 +220,15 @@ class SearchActor:
             done, lane = kept
             self._advance(done, lane, foreseen=True)
 
-    def _advance(self, event: Event, lane: str, **marks: bool) -> bool:
+    def _advance(self, event: Event, lane: str, **marks: bool) -> None:
         before = self._state
         after, _ = advance(self._plan, before, event)
         if after is before:
-            return False
+            return
         self._write(before, event, after, {"lane": lane, **marks})
         self._state = after
         if _has_more_to_run(before, after):  # Else all lanes would wake up for each result.
             self._changed.notify_all()
-        return True
 
     def _write(self, before: RunState, event: Event, after: RunState, marks: Record) -> None:
         now = time.time()

@@ -28,7 +28,7 @@ def trainer(path: Path, config: AutoLRSConfig, task=None, name="run") -> AutoLRS
 
 def events_without_times(path: Path) -> list[dict]:
     events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
-    timed = {"time", "wall_s"}
+    timed = {"time", "wall_s", "search_s", "expected_s", "together_s"}
     return [{key: event[key] for key in event.keys() - timed} for event in events]
 
 
