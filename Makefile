@@ -1,6 +1,7 @@
 # make demo   install the package into .venv and train the quickstart
 # make test   install what the tests need, then lint, check types and run every test
 # make lint   ruff and mypy only
+# make bench  time steps, count memory and copy snapshots beside plain loops; a table each
 # make clean  remove .venv and the caches; runs/ stays, it holds results
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python jobs/quickstart.py
@@ -20,6 +21,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m bench.steps
+	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.snapshot_store
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,13 @@ from torch.utils.data import Dataset, default_collate
 
 from ray_autolrs.algorithm.field_checks import is_number, plain
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 Precision = Literal["fp32", "bf16", "fp16"]
 OnBadBatch = Literal["raise", "skip"]
+Parallelism = Literal["ddp", "fsdp2"]
+SnapshotPlace = Literal["auto", "device", "host"]
 
 
 class TrainingTask(ABC):
@@ -71,6 +76,15 @@ class TrainingTask(ABC):
     gradient has ten times the 2-norm of the median of those since the last look, which looks are
     ``AutoLRSConfig.divergence_check_steps`` apart."""
 
+    snapshot_place: SnapshotPlace = "auto"
+    """Where copies of the training state lie that probes and stages begin at: ``"device"``,
+    ``"host"``, or ``"auto"``: on the device while that leaves room for steps, else in pinned host
+    memory."""
+
+    parallelism: Parallelism = "ddp"
+    """``"ddp"`` keeps the whole model on each worker. ``"fsdp2"`` keeps a part of its parameters,
+    gradients and optimizer state on each, as :meth:`shard` says. One worker keeps them all."""
+
     @abstractmethod
     def build_model(self) -> nn.Module:
         """Return a new model, on the CPU. It is called after the random seeds are set."""
@@ -82,6 +96,29 @@ class TrainingTask(ABC):
         The LR of the first parameter group is replaced by the schedule's; the other groups
         keep their ratio to it. No group of a nonzero ratio may stand behind a first LR of 0.
         """
+
+    def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
+        """Split the model over the workers, in place, with ``parallelism="fsdp2"``.
+
+        The default calls PyTorch's ``fully_shard`` on each block and then on the model, with
+        bfloat16 weights in the forward pass where that is the precision. Blocks are the members of
+        each outermost ``ModuleList``, and those of a ``Sequential`` without one. Every parameter
+        must be sharded in the end. A model of which ``build_model`` has sharded a part is taken as
+        it is.
+
+        Args:
+            model: built on the CPU; what is sharded is moved to the mesh's device.
+            mesh: of the workers, of one dimension.
+        """
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        casts = self.precision == "bf16"
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if casts else None,
+            reduce_dtype=torch.float32 if casts else None,
+        )
+        for part in (*_blocks(model), model):
+            fully_shard(part, mesh=mesh, mp_policy=policy)
 
     @abstractmethod
     def train_dataset(self) -> Dataset[Any] | Iterable[Any]:
@@ -128,6 +165,8 @@ class TrainingTask(ABC):
         for name, choices in (
             ("precision", get_args(Precision)),
             ("on_bad_batch", get_args(OnBadBatch)),
+            ("parallelism", get_args(Parallelism)),
+            ("snapshot_place", get_args(SnapshotPlace)),
         ):
             value: object = getattr(self, name)
             if not (isinstance(value, str) and value in choices):
@@ -165,6 +204,20 @@ class TrainingTask(ABC):
                 f"share of the global batch, {global_batch} / {num_workers} = {share}"
             )
         return micro_batch
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the members of lists and sequences that are sharded each by itself."""
+    for child in module.children():
+        holds_list = any(isinstance(layer, nn.ModuleList) for layer in child.modules())
+        is_member = isinstance(module, nn.ModuleList) or (
+            isinstance(module, nn.Sequential) and not holds_list
+        )
+        # A container without a forward pass cannot be sharded, its members can.
+        if not is_member or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _blocks(child)
+        elif any(True for _ in child.parameters()):
+            yield child
 
 
 def _is_integer(value: object, *, minimum: int) -> bool:

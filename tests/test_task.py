@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ray_autolrs.task import TrainingTask
+from ray_autolrs.task import TrainingTask, _blocks
 from tests.training.toy import ToyTask, plain_net
 
 
@@ -89,3 +89,14 @@ def test_an_incomplete_task_cannot_be_made():
 
     with pytest.raises(TypeError, match="build_model"):
         Half()  # type: ignore[abstract]
+
+
+def test_a_model_is_sharded_by_its_blocks():
+    layer = torch.nn.TransformerEncoderLayer(4, 1, 4)
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = torch.nn.Sequential(torch.nn.Embedding(3, 4), encoder, torch.nn.ReLU())
+    assert [*_blocks(model)] == [model[0], *encoder.layers]
+    member = torch.nn.Linear(1, 1)
+    nested = torch.nn.ModuleDict({"a": torch.nn.ModuleList([member])})
+    assert [*_blocks(nested)] == [member]
+    assert [*_blocks(torch.nn.Linear(1, 1))] == []

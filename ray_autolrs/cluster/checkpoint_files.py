@@ -4,6 +4,8 @@
 ``model.pt``        the trained model's ``state_dict``: in the last checkpoint, and with
                     ``keep_best`` the best so far in each (within a stage: the best of its steps,
                     if that is better than all before it)
+``shard-*.safetensors``  of a sharded model each worker's parts
+                    (:mod:`ray_autolrs.training.shard_files`); ``state.pt`` has the rest
 ``manifest.json``   format, version, step, and each file's size and checksum; written last
 
 Files are loaded with ``weights_only=True``, which builds tensors and plain values and nothing else.
@@ -34,6 +36,10 @@ MODEL_FILE = "model.pt"
 
 _CHUNK_BYTES = 1 << 20
 """Written at a time. Between two chunks the threads that train get their turn."""
+
+
+Entries = Mapping[str, Mapping[str, Any]]
+"""Of each file, by its name: its size and its checksum."""
 
 
 class DamagedCheckpointError(ValueError):
@@ -77,7 +83,7 @@ def save_tensors(content: Any, stream: Any) -> dict[str, Any]:
     return {"bytes": checked.size, "sha256": checked.digest.hexdigest()}
 
 
-def manifest(step: int, entries: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any]) -> bytes:
+def manifest(step: int, entries: Entries, told: Mapping[str, Any]) -> bytes:
     """Return the content of a manifest.
 
     Args:
@@ -87,6 +93,14 @@ def manifest(step: int, entries: Mapping[str, Mapping[str, Any]], told: Mapping[
     """
     values = {"format": FORMAT, "version": _version(), "step": step, "files": entries, **told}
     return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def entries_of(folder: Path) -> Entries:
+    """Return what a manifest says of the files in a local folder."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
 
 
 def parse_manifest(content: bytes | None) -> dict[str, Any]:

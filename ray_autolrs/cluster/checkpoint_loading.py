@@ -24,6 +24,8 @@ from ray_autolrs.cluster.checkpoint_store import CheckpointStore, place_of
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.training.begun_segment import BegunSegment, KnownSteps
 from ray_autolrs.training.best_weights import BestWeights
+from ray_autolrs.training.shard_files import load_shards
+from ray_autolrs.training.sharding import mesh_of
 from ray_autolrs.training.snapshot import Snapshot
 from ray_autolrs.training.worker import Worker
 
@@ -83,7 +85,7 @@ def load_checkpoint(worker: Worker, store: CheckpointStore) -> int | None:
         )
     if name is None:
         return None
-    if group.rank > 0:
+    if group.rank > 0 or loader.mesh is not None:
         loader.start = loader.read(name)
         loader.within = loader.read(within) if within is not None else {}
     return loader.take_over()
@@ -96,12 +98,14 @@ class _Loader:
         start: the state of the stage's start.
         within: the state within it; empty without one.
         refused: what is damaged, and why.
+        mesh: what the model is sharded over, if it is.
     """
 
     def __init__(self, worker: Worker, store: CheckpointStore) -> None:
         self.start: dict[str, Any] = {}
         self.within: dict[str, Any] = {}
         self.refused: list[str] = []
+        self.mesh = mesh_of(worker.replica.module)
         self._worker = worker
         self._store = store
         self._folder = store.folder
@@ -136,6 +140,8 @@ class _Loader:
     def read(self, name: str, *, is_checked: bool = False) -> dict[str, Any]:
         """Return the state in a checkpoint.
 
+        Workers that share a model read it together, except where it is checked.
+
         Raises:
             DamagedCheckpointError: it is not what was written.
         """
@@ -149,7 +155,10 @@ class _Loader:
             else:
                 manifest = parse_manifest((files / MANIFEST_FILE).read_bytes())
             step = manifest["step"] + (_done_steps(manifest) if is_within else 0)
-            state = load_state(files, step, _to(self._worker.replica.device))
+            device = self._worker.replica.device
+            state = load_state(files, step, _to(device))
+            if self.mesh is None or not is_checked:
+                state = load_shards(state, files, self.mesh, device)
             if is_within:
                 state["within"] = _known(state.get("within"))
             best = state["best"]
@@ -162,7 +171,9 @@ class _Loader:
     def take_over(self) -> int:
         """Put the states that were read into the worker, and return the step."""
         worker, state = self._worker, self.start
-        del state["best"]
+        best = state.pop("best")
+        if best["step"] >= 0:
+            worker.best.step, worker.best.loss = best["step"], best["loss"]
         positions = state.pop("batches", [])
         worker.snapshot.load_state_dict(state)
         if positions:

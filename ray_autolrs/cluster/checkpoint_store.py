@@ -21,6 +21,7 @@ from pyarrow import fs
 from ray_autolrs.cluster.checkpoint_files import (
     MANIFEST_FILE,
     DamagedCheckpointError,
+    Entries,
     manifest,
     parse_manifest,
     save_tensors,
@@ -30,6 +31,8 @@ from ray_autolrs.cluster.run_folder import RunFolder
 MIDSTAGE = "midstage_"
 
 TEMPORARY = "checkpoint.tmp"
+
+STAGING = "shards.tmp-"
 
 LOSS_KEY = "validation_loss"
 """In a manifest: the validation loss at the checkpoint's step, if it was taken."""
@@ -120,7 +123,13 @@ class CheckpointStore:
         """Return the highest number of a checkpoint within a stage; 0 without one."""
         return max([0, *(place.number for place in self.places())])
 
-    def write(self, place: Place, files: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    def write(
+        self,
+        place: Place,
+        files: Mapping[str, Any],
+        told: Mapping[str, Any],
+        staged: Entries | None = None,
+    ) -> None:
         """Write a checkpoint, and delete those that are too old.
 
         On a local disk it is written under another name, synced and renamed: it is whole or
@@ -130,16 +139,19 @@ class CheckpointStore:
             place: which one it is.
             files: plain data, by the name of the file.
             told: what its manifest says besides.
+            staged: of further files, by their paths in the place's ``staging_path``.
 
         Raises:
             OSError: the storage fails. What was there before stays.
         """
         if self.folder.is_local:
-            self._write_locally(place, files, told)
+            self._write_locally(place, files, told, staged or {})
         else:
             path = f"{self.folder.path}/{place.name}"
             self.folder.filesystem.create_dir(path, recursive=True)
-            self._write_files(path, place, files, told)
+            self._write_files(path, place, files, told, staged or {})
+        if staged:
+            self.folder.filesystem.delete_dir(self.staging_path(place))
         self._refused.discard(place.name)
         if self._losses is not None:
             self._losses.pop(place, None)
@@ -147,12 +159,21 @@ class CheckpointStore:
                 self._losses[place] = told[LOSS_KEY]
         self._delete_old()
 
+    def staging_path(self, place: Place) -> str:
+        """Return where workers put files of a checkpoint before it is written."""
+        return f"{self.folder.path}/{STAGING}{place.name}"
+
+    def delete_staged(self) -> None:
+        """Delete what was left there by processes that were killed."""
+        for name in self.folder.folders(STAGING):
+            self.folder.filesystem.delete_dir(f"{self.folder.path}/{name}")
+
     def lowest_loss(self) -> float:
         """Return the lowest validation loss of the checkpoints that are there; else infinity."""
         return min(self._known_losses().values(), default=math.inf)
 
     def _write_locally(
-        self, place: Place, files: Mapping[str, Any], told: Mapping[str, Any]
+        self, place: Place, files: Mapping[str, Any], told: Mapping[str, Any], staged: Entries
     ) -> None:
         run = Path(self.folder.path)
         for left in run.glob(f"{TEMPORARY}*"):  # by a process that was killed
@@ -160,7 +181,7 @@ class CheckpointStore:
         temporary = run / f"{TEMPORARY}-{os.getpid()}"
         try:
             temporary.mkdir()
-            self._write_files(str(temporary), place, files, told)
+            self._write_files(str(temporary), place, files, told, staged)
             for path in (*temporary.iterdir(), temporary):
                 _sync(path)
             target = run / place.name
@@ -172,9 +193,23 @@ class CheckpointStore:
         _sync(run)
 
     def _write_files(
-        self, path: str, place: Place, files: Mapping[str, Any], told: Mapping[str, Any]
+        self,
+        path: str,
+        place: Place,
+        files: Mapping[str, Any],
+        told: Mapping[str, Any],
+        staged: Entries,
     ) -> None:
-        entries = {}
+        entries: dict[str, Any] = {}
+        filesystem, source = self.folder.filesystem, self.staging_path(place)
+        for name, entry in staged.items():
+            _, _, short = name.rpartition("/")
+            # They stay until the checkpoint is whole: a write that fails is tried again.
+            if self.folder.is_local:
+                _link(Path(source) / name, Path(path) / short)
+            else:
+                filesystem.copy_file(f"{source}/{name}", f"{path}/{short}")
+            entries[short] = entry
         for name, content in files.items():
             with self._opened(f"{path}/{name}") as stream:
                 entries[name] = save_tensors(content, stream)
@@ -240,6 +275,14 @@ def missing_file(folder: RunFolder, name: str, needed: str) -> str | None:
         if info.type == fs.FileType.NotFound or info.size != files.get(file, {}).get("bytes"):
             return f"{name}/{file}"
     return None
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the disk's format knows one name only."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _sync(path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_autolrs.cluster.checkpoint_files import Entries
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place
 from ray_autolrs.training.snapshot import Snapshot
 
@@ -34,6 +35,7 @@ class Draft:
         files: returns what to write, by file name.
         told: what the manifest says besides.
         copied_s: seconds that its copy took.
+        staged: of further files, which the workers have put into the place's ``staging_path``.
     """
 
     place: Place
@@ -41,6 +43,7 @@ class Draft:
     files: Callable[[], Mapping[str, Any]]
     told: Mapping[str, Any] = field(default_factory=dict)
     copied_s: float = 0.0
+    staged: Entries = field(default_factory=dict)
 
 
 class CheckpointWriter:
@@ -165,7 +168,7 @@ class CheckpointWriter:
         while True:
             started_s = time.perf_counter()
             try:
-                self._store.write(draft.place, draft.files(), draft.told)
+                self._store.write(draft.place, draft.files(), draft.told, draft.staged)
             except OSError as error:
                 self._warn(draft, error)
                 if draft.place.number > 0:

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor
-
 from ray_autolrs.checkpoint_settings import Checkpoints
-from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE
+from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE, Entries
 from ray_autolrs.cluster.checkpoint_store import LOSS_KEY, CheckpointStore, Place
 from ray_autolrs.cluster.checkpoint_times import CheckpointTimes
 from ray_autolrs.cluster.checkpoint_writer import CheckpointWriter, Draft
+from ray_autolrs.cluster.staged_shards import stage_shards
 from ray_autolrs.training.begun_segment import KnownSteps, command_name
 from ray_autolrs.training.best_weights import BestWeights
 from ray_autolrs.training.segment_run import SegmentRun
+from ray_autolrs.training.sharding import state_on_cpu
 from ray_autolrs.training.snapshot import Snapshot
 from ray_autolrs.training.worker import Worker
 
@@ -56,8 +56,11 @@ class StateKeeper:
             self._number = self._store.last_number()
             if self._settings.best:
                 self._lowest_loss = self._store.lowest_loss()
+            self._store.delete_staged()
             self.writer = CheckpointWriter(self._store, self._times.written)
-            self._worker.keeper = self
+            # Within a stage rank 0 stores by itself, and of a sharded model it has a part only.
+            if not self._worker.replica.is_sharded:
+                self._worker.keeper = self
         return self
 
     def __exit__(
@@ -90,23 +93,28 @@ class StateKeeper:
         step = worker.snapshot.step
         position = worker.engine.batches.position(step)
         positions = [] if position is None else worker.group.gather(position)
-        if self.writer is None:
+        if not worker.gathers_model:
             return
         started_s = time.perf_counter()
-        copy = self._copied(step)
         best = worker.best
-        files: dict[str, Any] = {
-            STATE_FILE: copy.state_dict()
-            | {"best": {"step": best.step, "loss": best.loss}, "batches": positions}
-        }
-        if best.step >= 0:
-            files[MODEL_FILE] = best.state
-        elif is_last:
+        state: dict[str, Any] = {}
+        staged: Entries = {}
+        copy = self._copied(step) if self.writer is not None else None
+        if worker.replica.is_sharded:
+            state, staged = stage_shards(worker, self._store, Place(step))
+        elif copy is not None:
+            state = copy.state_dict()
+        model = best.state
+        if best.step < 0 and is_last:
             with worker.averaged(step):
-                files[MODEL_FILE] = _in_host_memory(worker.replica.module.state_dict())
+                model = state_on_cpu(worker.replica.module)
+        if self.writer is None or copy is None:
+            return
+        of_run = {"best": {"step": best.step, "loss": best.loss}, "batches": positions}
+        files = {STATE_FILE: state | of_run} | ({MODEL_FILE: model} if model else {})
         copied_s = time.perf_counter() - started_s
         told = self._told(loss)
-        self.writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s))
+        self.writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s, staged))
 
     def look(self, run: SegmentRun, done: int) -> None:
         """Store the state within a probe or a stage, if it is due; rank 0 alone calls it."""
@@ -140,10 +148,11 @@ class StateKeeper:
         return {LOSS_KEY: loss}
 
     def _copied(self, step: int) -> Snapshot:
-        """Return a copy of the replica's state before a step."""
+        """Return a copy of the replica's state before a step; of a sharded one it is empty."""
         assert self.writer is not None
         copy = self.writer.free_copy()
-        copy.capture(self._worker.replica, step)
+        if not self._worker.replica.is_sharded:
+            copy.capture(self._worker.replica, step)
         self._times.begun(time.monotonic())
         return copy
 
@@ -166,10 +175,3 @@ def files_within(
     if best.step >= 0:
         files[MODEL_FILE] = best.state
     return files
-
-
-def _in_host_memory(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-        for name, value in state.items()
-    }

@@ -12,6 +12,7 @@ from ray import cloudpickle
 from ray.train import RunConfig, ScalingConfig
 
 from ray_autolrs.checkpoint_settings import Checkpoints
+from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,19 @@ def check_workers(scaling_config: ScalingConfig) -> int:
             "the global batch is fixed for a run"
         )
     return num_workers
+
+
+def check_parallelism(task: TrainingTask, config: AutoLRSConfig, num_workers: int) -> None:
+    """Refuse a sharded model where one worker would have to hold it all.
+
+    Raises:
+        ValueError: the run is to begin with an LR range test.
+    """
+    if task.parallelism == "fsdp2" and num_workers > 0 and config.lr is None:
+        raise ValueError(
+            f"{type(task).__name__}.parallelism='fsdp2' and lr=None: an LR range test builds the "
+            "whole model on one worker; give lr, an interval or a guess"
+        )
 
 
 def checkpoints_to_keep(settings: Checkpoints, run_config: RunConfig) -> int:

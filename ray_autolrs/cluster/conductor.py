@@ -37,9 +37,10 @@ from ray_autolrs.cluster.checks import (
 )
 from ray_autolrs.cluster.driver_actor import start_beside_driver
 from ray_autolrs.cluster.finishing import FinishRelay
-from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
+from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes, lanes_for
 from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.lanes.leases import Assignment
+from ray_autolrs.cluster.ray_metrics import ray_metrics
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.cluster.sink_feed import SinkFeed
@@ -73,6 +74,10 @@ class RemoteSearch:
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Tell what a lane has run, and wait for its next probe."""
         return cast("Assignment", _answer(self._actor.pull.remote(lane, told, stays=stays)))
+
+    def waiting_lanes(self, stage: int) -> int:
+        """Ask how many lanes waited for a probe when the stage's search began."""
+        return cast("int", _answer(self._actor.waiting_lanes.remote(stage)))
 
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress, without waiting for the answer."""
@@ -118,12 +123,18 @@ def run_on_ray(
         ray.train.TrainingFailedError: workers were lost more often than ``run_config`` allows.
     """
     num_workers = check_workers(scaling_config)
-    choice = _choose_lanes(config, num_workers, scaling_config)
+    choice = _choose_lanes(task, config, num_workers, scaling_config)
     logger.info(
         "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
     actor = start_beside_driver(
-        SearchActor, f"search-{run_config.name}", config, folder, choice.parallel_probes, owner
+        SearchActor,
+        f"search-{run_config.name}",
+        config,
+        folder,
+        choice.parallel_probes,
+        owner,
+        num_workers,
     )
     search = RemoteSearch(actor)
     run = LaneRun(
@@ -135,11 +146,13 @@ def run_on_ray(
         actors=choice.actors,
         resources_per_actor=choice.resources_per_actor,
         runtime_env=worker_environment(run_config),
+        strategy=config.search if config.lanes.kind == "auto" else None,
     )
     keep = checkpoints_to_keep(config.checkpoints, run_config)
     settings = {"task": task, "config": config, "search": search, "folder": folder, "keep": keep}
     relay = FinishRelay(finish_requested, search.finish)
-    feed = SinkFeed(search.poll, config.total_steps, sinks)
+    told = [*sinks, ray_metrics(run.name)]
+    feed = SinkFeed(search.poll, config.total_steps, told)
     try:
         with choice.lane.beside_workers(run) as lane, relay, feed, _prompt_reports():
             ray.train.torch.TorchTrainer(
@@ -174,13 +187,13 @@ def _prompt_reports() -> Iterator[None]:
 
 
 def _choose_lanes(
-    config: AutoLRSConfig, num_workers: int, scaling_config: ScalingConfig
+    task: TrainingTask, config: AutoLRSConfig, num_workers: int, scaling_config: ScalingConfig
 ) -> LaneChoice:
     total = scaling_config.total_resources
     held, limits = cluster_resources(), resource_limits()
     return choose_lanes(
-        config.lanes,
-        config.search.most_parallel_probes,
+        lanes_for(config.lanes, task),
+        config.search,
         num_workers,
         {name: amount / num_workers for name, amount in total.items()},
         ray.available_resources(),  # type: ignore[no-untyped-call]
@@ -193,13 +206,14 @@ def _train_worker(settings: dict[str, Any]) -> None:
     """Run the workers' loop in a Ray Train worker."""
     device = ray.train.torch.get_device()
     world_size = ray.train.get_context().get_world_size()
-    group = ProcessGroup(device) if world_size > 1 else Solo()
+    task: TrainingTask = settings["task"]
+    # One worker shards too, so that a run goes on with more of them.
+    alone = world_size == 1 and task.parallelism == "ddp"
+    group = Solo() if alone else ProcessGroup(device)
     config: AutoLRSConfig = settings["config"]
     folder: RunFolder = settings["folder"]
     store = CheckpointStore(folder, keep=settings["keep"], keeps_best=config.checkpoints.best)
-    step = worker_loop(
-        settings["task"], config, group, device, settings["search"], store, settings["lane"]
-    )
+    step = worker_loop(task, config, group, device, settings["search"], store, settings["lane"])
     # Ray Train, and callbacks in ``RunConfig``, hear of the trained model; it is stored already.
     storage = ray.train.get_context().get_storage()
     last = Checkpoint(f"{folder.path}/{Place(step).name}", storage.storage_filesystem)

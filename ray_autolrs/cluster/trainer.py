@@ -18,16 +18,18 @@ from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.checkpoint_loading import newest_checkpoint
 from ray_autolrs.cluster.checks import (
     check_cluster,
+    check_parallelism,
     check_picklable,
     check_workers,
     worker_environment,
 )
 from ray_autolrs.cluster.conductor import run_on_ray
+from ray_autolrs.cluster.event_log import EventLog
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
-from ray_autolrs.cluster.lanes.choice import check_lanes
+from ray_autolrs.cluster.lanes.choice import check_lanes, lanes_for
 from ray_autolrs.cluster.local_run import run_locally
-from ray_autolrs.cluster.run_folder import CONFIG_FILE, EventLog, RunFolder
+from ray_autolrs.cluster.run_folder import CONFIG_FILE, RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
 from ray_autolrs.cluster.stopped_run import last_checkpoint_told
 from ray_autolrs.cluster.used_folder import (
@@ -134,6 +136,8 @@ class AutoLRSTrainer:
         self._num_workers = check_workers(self.scaling_config)
         check_lanes(config.lanes)
         task.check_settings()
+        check_parallelism(task, config, self._num_workers)
+        lanes_for(config.lanes, task)
         task.resolved_micro_batch_size(max(1, self._num_workers))
         check_picklable(task)
 

@@ -8,6 +8,7 @@ a stage. Who runs the probes of a stage is up to the kind of lane.
 
 from __future__ import annotations
 
+import logging
 import time
 
 import torch
@@ -22,8 +23,11 @@ from ray_autolrs.cluster.search_actor import SearchLine
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.memory import held_text
 from ray_autolrs.training.segment_run import Progress
 from ray_autolrs.training.worker import Worker
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL_S = 0.2
 
@@ -54,6 +58,8 @@ def worker_loop(
         worker.check_first_loss()
     module, batches = worker.replica.module, worker.engine.batches
     lane = possible_lane(lane, config.lanes, module, batches)
+    if group.rank == 0:
+        logger.info("%s", held_text(worker.replica))
     event: Event | None = _ready(worker)
     progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
     with StateKeeper(worker, store, config.checkpoints) as keeper:

@@ -62,8 +62,11 @@ def examine_together(
 ) -> list[str | None]:
     """Return what each of a step's micro-batches shows; every worker looks at those of its share.
 
-    All workers of the share's group call it, and get the same.
+    All workers of the share's group call it, and get the same. A forward pass of a sharded model
+    needs them all, so there they look at all micro-batches together.
     """
+    if engine.replica.is_sharded:
+        return [examine(engine, step, micro) for micro in micros]
     mine = {micro: examine(engine, step, micro) for micro in micros if micro in share.micros}
     found = {micro: fault for part in share.group.gather(mine) for micro, fault in part.items()}
     return [found[micro] for micro in micros]

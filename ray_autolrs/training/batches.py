@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.epoch_order import epoch_order
 from ray_autolrs.training.random_streams import Stream, seed_everything, stream_seed
 from ray_autolrs.training.task_checks import checked_batch, dataset_size
 
@@ -179,21 +180,6 @@ def take_samples(dataset: Dataset[Any], indices: list[int]) -> Sequence[Any]:
     if take_all is not None:
         return cast("Sequence[Any]", take_all(indices))
     return [dataset[index] for index in indices]
-
-
-def epoch_order(size: int, seed: int, first: int, count: int) -> list[int]:
-    """Return the dataset indices at places ``first`` to ``first + count - 1`` of the run.
-
-    Place p lies in epoch p // size; each epoch is a permutation of its own.
-    """
-    places = range(first, first + count)
-    return [int(_permutation(size, seed, place // size)[place % size]) for place in places]
-
-
-@lru_cache(maxsize=4)
-def _permutation(size: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    generator = np.random.default_rng(stream_seed(seed, Stream.PERMUTATION, epoch))
-    return generator.permutation(size)
 
 
 def validation_subset(size: int, samples: int, seed: int) -> list[int]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-State = dict[str, Any]
+from ray_autolrs.training.sharding import State, state_on_cpu
 
 
 class BestWeights:
     """A module's ``state_dict`` at the lowest validation loss, on the CPU.
+
+    Of a sharded module every worker calls :meth:`offer`, and rank 0 gets the state.
 
     Args:
         to_beat: nothing is copied unless its loss is lower.
@@ -32,14 +33,9 @@ class BestWeights:
         if not loss < self.loss:
             return
         self.step, self.loss = step, loss
-        self.state = {name: _copied(value) for name, value in module.state_dict().items()}
+        self.state = state_on_cpu(module)
 
     def take(self, other: BestWeights) -> None:
         """Take over another's weights if they are better."""
         if other.loss < self.loss:
             self.step, self.loss, self.state = other.step, other.loss, other.state
-
-
-def _copied(value: Any) -> Any:
-    # A module's extra state may be any object; the tensors are what training changes in place.
-    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value

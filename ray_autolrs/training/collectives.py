@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
 class Group(Protocol):
@@ -32,6 +33,9 @@ class Group(Protocol):
     def gather(self, value: Any) -> list[Any]:
         """Return every worker's ``value``, a picklable object, by rank, on every worker."""
 
+    def mesh(self) -> DeviceMesh | None:
+        """Return the workers as what a model is sharded over; None has nobody to share with."""
+
 
 class Solo:
     """A group of one."""
@@ -50,6 +54,9 @@ class Solo:
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def mesh(self) -> DeviceMesh | None:
+        return None
 
 
 class ProcessGroup:
@@ -88,3 +95,6 @@ class ProcessGroup:
         held: list[Any] = [None] * self.size
         dist.all_gather_object(held, value)
         return held
+
+    def mesh(self) -> DeviceMesh | None:
+        return init_device_mesh(self._device.type, (self.size,))

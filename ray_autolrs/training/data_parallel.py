@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_autolrs.training.collectives import Group
+
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
+
+
+logger = logging.getLogger(__name__)
 
 
 class Computed(nn.Module):
@@ -52,6 +58,34 @@ def data_parallel(
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
     )
+
+
+@contextlib.contextmanager
+def kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Give the module's buffers back what they held; those that are made within stay."""
+    kept = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in zip(module.buffers(), kept, strict=False):
+            buffer.copy_(before)
+
+
+def warn_of_unused(module: nn.Module, group: Group, task_name: str) -> bool:
+    """Return whether a parameter lacks a gradient on any worker, and warn of those by name."""
+    trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    device = trained[0][1].device
+    lacking = torch.tensor([float(p.grad is None) for _, p in trained], device=device)
+    group.sum_(lacking)
+    names = [name for (name, _), lacks in zip(trained, lacking.tolist(), strict=True) if lacks]
+    if names:
+        logger.warning(
+            "%s.loss gives no gradient to %s; workers look for such parameters in each step, "
+            "which takes time: set requires_grad=False where they are never used",
+            task_name,
+            ", ".join(names),
+        )
+    return bool(names)
 
 
 def wrapper_of(module: nn.Module) -> DistributedDataParallel | None:

@@ -16,6 +16,7 @@ Example::
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -31,7 +32,6 @@ from ray_autolrs.training.averaging.batch_norm import running_norms
 from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import Batches
 from ray_autolrs.training.collectives import Group, Solo
-from ray_autolrs.training.data_parallel import shards_of
 from ray_autolrs.training.evaluation import Evaluation, validation_batches
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.replica import Replica
@@ -105,6 +105,8 @@ class Engine:
                 pin_memory=device.type == "cuda",
             )
         self.replica = Replica(task, group, device, seed, averaging, follows_path=follows_path)
+        if self.replica.is_sharded and isinstance(self.batches, StreamBatches):
+            self._without_looking_back(task)
         share = self.batches.micro_batches // group.size
         self.together = Share(group, range(group.rank * share, (group.rank + 1) * share))
         self.alone = Share(Solo(), range(self.batches.micro_batches))
@@ -119,6 +121,17 @@ class Engine:
         if isinstance(self.batches, StreamBatches) and running_norms(self.replica.module):
             self.batches.look_back = self._calibration_batches
         self._is_rehearsed = False
+
+    def _without_looking_back(self, task: TrainingTask) -> None:
+        """Of a stream each worker has its own share, and a sharded model needs all on the same."""
+        self.replica.can_look_back = False
+        if task.on_bad_batch == "skip":
+            name = type(task).__name__
+            raise ValueError(
+                f"{name}.on_bad_batch='skip' needs a map-style train_dataset() with "
+                f"{name}.parallelism='fsdp2': all workers look at a bad batch together, and each "
+                "has read its own share of a stream"
+            )
 
     def loss_table(self, steps: int) -> Tensor:
         """Return zeros for the losses of steps, on the device.
@@ -202,12 +215,14 @@ class Engine:
         replica, micro = self.replica, self.together.micros[0]
         with told_by_name(replica.task, "a batch of train_dataset, joined by collate,"):
             batch = self.batches.micro(step, micro)
+        # A graph without a backward pass would leave layers of a sharded model whole.
+        traced = replica.can_look_back and not replica.is_sharded
         with (
             told_by_name(replica.task, "loss, on a batch of train_dataset joined by collate,"),
-            torch.set_grad_enabled(replica.can_look_back),
+            contextlib.nullcontext() if traced else replica.forward_only(),
         ):
             loss = replica.loss_alone(step, micro, batch)
-        loss = checked_loss(replica.task, loss, replica.device, has_gradient=replica.can_look_back)
+        loss = checked_loss(replica.task, loss, replica.device, has_gradient=traced)
         # The sum, so that no worker goes on to wait for one that has raised.
         total = loss.detach().to(torch.float64)
         self.group.sum_(total)
@@ -248,7 +263,7 @@ class Engine:
 
         Where a forward pass needs every worker, each yields its own.
         """
-        together = bool(shards_of(self.replica.module))
+        together = self.replica.is_sharded
         if group.rank == 0 or together:
             micro = self.together.micros[0] if together else 0
             for earlier in range(max(0, step - self._calibration_batches), step):

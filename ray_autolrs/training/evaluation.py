@@ -79,7 +79,7 @@ class Evaluation:
         with told_by_name(self._task, "a batch of val_dataset, joined by collate,"):
             batch = next(self._load(range(1)))
         methods = "loss or metrics, on a batch of val_dataset joined by collate,"
-        with told_by_name(self._task, methods), torch.no_grad(), replica.autocast():
+        with told_by_name(self._task, methods), replica.forward_only():
             self._values(replica, 0, batch, with_metrics=True)
 
     def bad_samples(self, replica: Replica, group: Group) -> list[int] | None:
@@ -102,8 +102,12 @@ class Evaluation:
         names: list[str] = []
         rows: list[Tensor] = []
         replica.module.eval()
-        with torch.no_grad(), replica.autocast():
-            for place, batch in zip(mine, self._load(mine), strict=True):
+        # A forward pass of a sharded model needs every worker: those without a batch of their own
+        # take part with another's.
+        rounds = -(-count // group.size) if replica.is_sharded else len(mine)
+        places = [*mine, *[count - 1] * (rounds - len(mine))]
+        with replica.forward_only():
+            for place, batch in zip(places, self._load(places), strict=True):
                 values = self._values(replica, place, batch, with_metrics=with_metrics)
                 names = names or list(values)
                 self._check_names(names, list(values))
@@ -112,7 +116,7 @@ class Evaluation:
         mine_names, names = names, group.broadcast_object(names)
         self._check_names(names, mine_names or names)
         table = torch.zeros(count, len(names), dtype=torch.float64, device=replica.device)
-        for place, row in zip(mine, rows, strict=True):
+        for place, row in zip(mine, rows, strict=False):
             table[place] = row
         group.sum_(table)
         return names, table.cpu()
@@ -138,7 +142,9 @@ class Evaluation:
     def _uncounted(self, replica: Replica, group: Group, losses: Tensor) -> Tensor:
         """Return which batches have no loss, as no label counts; the same on every worker."""
         found = torch.zeros(len(losses), dtype=torch.float64, device=replica.device)
-        shared = range(group.rank, len(losses), group.size)
+        # Of a sharded model all workers look at each together.
+        every = 1 if replica.is_sharded else group.size
+        shared = range(group.rank % every, len(losses), every)
         mine = [place for place in shared if losses[place].isnan()]
         for place, batch in zip(mine, self._load(mine), strict=True):
             with torch.enable_grad(), replica.autocast():

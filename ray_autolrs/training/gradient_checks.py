@@ -5,18 +5,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from ray_autolrs.training.replica import Replica
+from ray_autolrs.training.sharding import whole
 
 
 def counts_nothing(replica: Replica, loss: Tensor) -> bool:
     """Return whether a loss is 0 / 0, the mean over no label: nan, and without a gradient.
 
-    It sets the gradients where the loss has some; on workers of a wrapped model, all must call it.
+    It sets the gradients where the loss has some; on workers of a wrapped or sharded
+    model, all must call it.
     """
     replica.clear_gradients()
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
     return bool(loss.isnan()) and not any(
-        parameter.grad is not None and bool(parameter.grad.count_nonzero())
+        parameter.grad is not None and bool(whole(parameter.grad).count_nonzero())
         for parameter in replica.module.parameters()
     )
 
@@ -32,6 +34,7 @@ def bad_gradient(replica: Replica) -> tuple[str, str] | None:
 
 def not_finite(tensor: Tensor) -> str | None:
     """Return ``"nan"`` or ``"inf"`` if a tensor holds it, else None."""
+    tensor = whole(tensor)
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     if not (tensor.is_floating_point() or tensor.is_complex()):

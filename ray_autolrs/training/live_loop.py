@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, final
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.batches import ValidationBatches
-from ray_autolrs.training.data_parallel import forward_only
 from ray_autolrs.training.parts import Parts
 from ray_autolrs.training.ready_batches import ReadyBatches
 
@@ -52,10 +50,7 @@ class LiveLoop(TrainingTask):
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         assert self._loss is not None, "such steps are not validated"
-        if torch.is_grad_enabled():
-            return self._loss(model, batch)
-        with forward_only(model):
-            return self._loss(model, batch)
+        return self._loss(model, batch)
 
     def build_model(self) -> NoReturn:
         raise AssertionError("its model is there")

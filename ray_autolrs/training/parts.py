@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ray_autolrs.task import TrainingTask
+from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.random_streams import Stream, seed_everything
+from ray_autolrs.training.sharding import sharded
 from ray_autolrs.training.task_checks import checked_model, checked_optimizer
 
 OwnStep = Callable[[Sequence[Any]], Tensor | float]
@@ -69,10 +71,10 @@ class Parts:
                 )
 
 
-def built_parts(task: TrainingTask, device: torch.device, seed: int) -> Parts:
+def built_parts(task: TrainingTask, group: Group, device: torch.device, seed: int) -> Parts:
     """Return a task's parts, new and from their seed."""
     seed_everything(seed, Stream.BUILD)
-    module = checked_model(task).to(device).train()
+    module = sharded(task, checked_model(task), group, device).to(device).train()
     optimizer = checked_optimizer(task, module)
     return Parts(
         module,

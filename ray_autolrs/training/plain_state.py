@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 ARRAY_KEY = "ray_autolrs.numpy"
 """The key that a dict which stands for a NumPy value has."""
@@ -24,6 +25,7 @@ ARRAY_KEY = "ray_autolrs.numpy"
 _LEAVES: tuple[type, ...] = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray),
     *(Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device),
+    DTensor,  # taken out before the rest is written (ray_autolrs.training.shard_files)
 )
 _MAPPINGS: tuple[type, ...] = (dict, collections.OrderedDict, collections.Counter)
 _SEQUENCES: tuple[type, ...] = (list, tuple, set)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,24 +13,28 @@ from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
 from ray_autolrs.training.averaging.average import (
     Averaging,
-    WeightAverage,
-    averages_itself,
-    refuse_a_second_average,
 )
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
 from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
-from ray_autolrs.training.averaging.self_averaged import SelfAveraged
+from ray_autolrs.training.averaging.self_averaged import built_average
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.counted import count_only
-from ray_autolrs.training.data_parallel import averages_gradients, data_parallel, gradient_sync
+from ray_autolrs.training.data_parallel import (
+    averages_gradients,
+    data_parallel,
+    forward_only,
+    gradient_sync,
+    kept_buffers,
+    shards_of,
+    warn_of_unused,
+)
 from ray_autolrs.training.live_loop import LiveLoop
 from ray_autolrs.training.parts import built_parts
 from ray_autolrs.training.random_streams import Stream, seed_everything
+from ray_autolrs.training.sharding import whole
 from ray_autolrs.training.weight_path import WeightPath
-
-logger = logging.getLogger(__name__)
 
 AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,7 +49,8 @@ class Replica:
         seed: seeds the model's initial weights, and its random numbers in each step.
         averaging: the average of the weights that is kept, resolved; None keeps none, except
             for an optimizer that averages in its own steps.
-        follows_path: whether to follow how far the weights come.
+        follows_path: whether to follow how far the weights come; those of a sharded model are
+            not followed.
 
     Attributes:
         path: of the weights; None where nobody follows it.
@@ -56,6 +60,11 @@ class Replica:
             loss is not 0 / 0, rather than over all; it costs the workers an exchange in each step.
         gradient_norms: where the 2-norm of each step's (scaled) gradient is noted; None for
             nowhere.
+        can_look_back: whether the gradients of any micro-batch can be computed again: by one
+            worker, or of a sharded model by all of them together. In a user's own loop that
+            averages gradients itself, they cannot.
+        is_sharded: whether each worker holds a part of the model, so that a forward pass needs
+            all of them.
 
     Raises:
         ValueError: one of the task's settings is out of its range, its parts are refused, or the
@@ -76,41 +85,41 @@ class Replica:
         self.task = task
         self.device = device
         self.seed = seed
-        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, device, seed)
+        parts = task.parts if isinstance(task, LiveLoop) else built_parts(task, group, device, seed)
         self.module = parts.module
         self.optimizer = parts.optimizer
         self.scaler = parts.scaler
         self.initial_lrs = parts.lrs
+        self.is_sharded = bool(shards_of(self.module))
         self._own_step = parts.own_step
         self._parameters = list(self.module.parameters())
         # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
-        self.average = self._build_average(averaging)
-        self.path = WeightPath(self.average.optimizer) if follows_path else None
+        self.average = built_average(self.optimizer, averaging)
+        follows = follows_path and not self.is_sharded
+        self.path = WeightPath(self.average.optimizer) if follows else None
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
         is_live = averages_gradients(self.module) or self._own_step is not None
+        self.can_look_back = not (isinstance(task, LiveLoop) and is_live)
         alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
         self._unused_are_known = alone
         self.rescales_uncounted = False
         self.gradient_norms: dict[int, Tensor] | None = None
 
-    def _build_average(self, averaging: Averaging | None) -> WeightAverage:
-        if not averages_itself(self.optimizer):
-            return (
-                NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
-            )
-        if averaging is not None:
-            refuse_a_second_average(self.optimizer)
-        return SelfAveraged(self.optimizer)
-
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that model and loss run in: autocast, or none for ``"fp32"``."""
         if self.task.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.task.precision])
+
+    @contextlib.contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """Let forward passes be computed as they train, without a gradient and a trace."""
+        with torch.no_grad(), self.autocast(), forward_only(self.module):
+            yield
 
     def train_mode(self) -> None:
         """Put every layer in the mode that it trains in."""
@@ -166,7 +175,7 @@ class Replica:
             count_only(losses[micros.start : micros.stop], len(losses), self._parameters, group)
         if self.gradient_norms is not None:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            self.gradient_norms[step] = nn.utils.get_total_norm(gradients)
+            self.gradient_norms[step] = whole(nn.utils.get_total_norm(gradients))
         if self.task.max_grad_norm is not None:
             self.scaler.unscale_(self.average.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.task.max_grad_norm)
@@ -176,11 +185,6 @@ class Replica:
         if self.path is not None:
             self.path.take_in()
 
-    @property
-    def can_look_back(self) -> bool:
-        """Whether a worker can compute gradients by itself, as it cannot in a user's own loop."""
-        return self._own_step is None and not averages_gradients(self.module)
-
     def loss_alone(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch, with its graph. It changes buffers."""
         self.train_mode()
@@ -188,7 +192,7 @@ class Replica:
 
     def first_loss(self, step: int, micro: int, batch: Any) -> Tensor:
         """Return the loss of one micro-batch in training mode, without a gradient or a step."""
-        with torch.no_grad():
+        with self.forward_only():
             return self.loss_alone(step, micro, batch)
 
     @contextlib.contextmanager
@@ -196,7 +200,8 @@ class Replica:
         """Let the module hold the averaged weights, and afterwards what it held, bit for bit.
 
         Statistics of BatchNorm belong to the weights that they were taken with, so they are
-        taken anew at the average.
+        taken anew at the average. Gradients are dropped, which leaves their memory to a second copy
+        of the weights.
 
         Args:
             batches: training batches, on the CPU, to take them from; they are read only if the
@@ -205,13 +210,14 @@ class Replica:
         if isinstance(self.average, NoAverage):
             yield
             return
+        self.clear_gradients()
         frozen = [layer for layer, trains in self._modes if not trains]
         with kept_statistics(self.module), self.average.swapped_in():
             take_statistics(self.module, batches, self._calibration_pass, frozen=frozen)
             yield
 
     def _calibration_pass(self, batch: Any) -> None:
-        with self.autocast():
+        with self.forward_only():
             self.task.loss(self.module, to_device(batch, self.device))
 
     def rehearse(self, step: int, batches: Sequence[Any], micros: range, losses: Tensor) -> None:
@@ -271,23 +277,12 @@ class Replica:
         step. The module's buffers stay as they are.
         """
         self._unused_are_known = True
-        buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.train_mode()
-        self._loss(step, micro, batch, self.module).backward()  # type: ignore[no-untyped-call]
-        trained = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
-        lacking = torch.tensor([float(p.grad is None) for _, p in trained], device=self.device)
+        with kept_buffers(self.module):
+            self._loss(step, micro, batch, self.module).backward()  # type: ignore[no-untyped-call]
+        some_lack = warn_of_unused(self.module, self._group, type(self.task).__name__)
         self.clear_gradients()
-        for buffer, kept in zip(self.module.buffers(), buffers, strict=False):
-            buffer.copy_(kept)
-        self._group.sum_(lacking)
-        names = [name for (name, _), lacks in zip(trained, lacking.tolist(), strict=True) if lacks]
-        if names:
-            logger.warning(
-                "%s.loss gives no gradient to %s; workers look for such parameters in each step, "
-                "which takes time: set requires_grad=False where they are never used",
-                type(self.task).__name__,
-                ", ".join(names),
-            )
+        if some_lack:
             self._group_module = data_parallel(self.module, self.device, find_unused=True)
         return self._group_module
 

@@ -142,7 +142,7 @@ class SegmentSteps:
             if finite and not (self._skips and not weights_are_finite(self._engine)):
                 spike = self._spike(first, done)
                 if spike is None:
-                    self._overflows = 0
+                    self.overflows = 0
                     break
                 self._leave_out(Verdict(bad=spike), done)
                 continue

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from ray_autolrs.training.averaging.average import WeightAverage
 from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.memory import belongs_on_host, tensor_bytes
 from ray_autolrs.training.optimizer_state import copied_state, restore_state
 from ray_autolrs.training.plain_state import as_plain, from_plain
 from ray_autolrs.training.random_streams import random_states, set_random_states
@@ -53,31 +54,36 @@ class Snapshot:
 
     Args:
         in_host_memory: copy the tensors of the model, the optimizer and the average to host
-            memory, rather than within their device's.
+            memory, rather than within their device's; None does as the task's ``snapshot_place``
+            says.
     """
 
-    def __init__(self, *, in_host_memory: bool = False) -> None:
+    def __init__(self, *, in_host_memory: bool | None = None) -> None:
         self.step = -1
-        self._copy = to_host if in_host_memory else within_device
+        self._in_host_memory = in_host_memory
         self._state: State = {}
 
     def capture(self, replica: Replica, step: int) -> None:
         """Copy the replica's state. When it returns, the replica may change."""
         self.step = step
         old = self._state
+        on_host = self._in_host_memory
+        if on_host is None:
+            on_host = belongs_on_host(replica, lambda: self._bytes_on(replica.device))
+        copied = to_host if on_host else within_device
         self._state = {
             "tensors": {
-                name: self._copy(tensor, old.get("tensors", {}).get(name))
+                name: copied(tensor, old.get("tensors", {}).get(name))
                 for name, tensor in _module_tensors(replica.module)
             },
             "extra": copy.deepcopy(_extra_state(replica.module)),
             "optimizer": copied_state(
-                replica.optimizer, old.get("optimizer", {}).get("state", []), self._copy
+                replica.optimizer, old.get("optimizer", {}).get("state", []), copied
             ),
             "average": {
                 "kind": type(replica.average).__name__,
                 "tensors": [
-                    self._copy(tensor, before)
+                    copied(tensor, before)
                     for tensor, before in zip_longest(
                         replica.average.tensors, old.get("average", {}).get("tensors", [])
                     )
@@ -94,6 +100,14 @@ class Snapshot:
         if replica.device.type == "cuda":
             torch.cuda.current_stream(replica.device).synchronize()
 
+    def _bytes_on(self, device: torch.device) -> int:
+        """Return what the last capture holds on a device."""
+        if not self._state:
+            return 0
+        own = (value for own in self._state["optimizer"]["state"] for value in own.values())
+        held = [*self._state["tensors"].values(), *self._state["average"]["tensors"], *own]
+        return tensor_bytes(v for v in held if isinstance(v, Tensor) and v.device == device)
+
     def restore(self, replica: Replica) -> int:
         """Put the state back, in place, and return the step that it was taken before.
 
@@ -108,8 +122,11 @@ class Snapshot:
             replica.module.get_submodule(name).set_extra_state(copy.deepcopy(extra))
         restore_state(replica.optimizer, state["optimizer"])
         _restore_average(replica.average, state["average"])
-        for tensor, value in zip(_path_tensors(replica), state["path"], strict=True):
-            tensor.copy_(value)
+        if replica.path is not None and state["path"]:
+            for tensor, value in zip(replica.path.tensors, state["path"], strict=True):
+                tensor.copy_(value)
+        else:  # A way that was not followed from the first step on says nothing.
+            replica.path = None
         replica.clear_gradients()
         if replica.scaler.is_enabled():
             replica.scaler.load_state_dict(state["scaler"])

@@ -27,6 +27,10 @@ def to_host(tensor: Tensor, reuse: Any) -> Tensor:
     """Copy to host memory; from a GPU into pinned memory, without waiting for it."""
     if not tensor.is_cuda:
         return within_device(tensor, reuse)
-    fits = isinstance(reuse, Tensor) and (reuse.shape, reuse.dtype) == (tensor.shape, tensor.dtype)
-    held: Tensor = reuse if fits else torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    fits = isinstance(reuse, Tensor) and (reuse.shape, reuse.dtype, reuse.device.type) == (
+        tensor.shape,
+        tensor.dtype,
+        "cpu",
+    )
+    held: Tensor = reuse if fits else torch.empty_like(tensor, device="cpu", pin_memory=True)
     return held.copy_(tensor.detach(), non_blocking=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ray_autolrs.training.bad_batches import UNCOUNTED, examine_together, no_label
 from ray_autolrs.training.engine import Engine, Share
+from ray_autolrs.training.sharding import whole
 from ray_autolrs.training.snapshot import Snapshot
 
 
@@ -33,7 +34,7 @@ class Verdict:
 def weights_are_finite(engine: Engine) -> bool:
     """Return whether every weight is. It waits for the device."""
     norm = nn.utils.get_total_norm([*engine.replica.module.parameters()])
-    return bool(norm.isfinite())
+    return bool(whole(norm).isfinite())
 
 
 class Inquest:

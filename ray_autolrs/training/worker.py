@@ -67,7 +67,6 @@ class Worker:
         samples = settings.validation.probe_samples
         assert samples is not None, "Validation.resolve comes first"
         self._settings = settings
-        self._keeps_best = settings.validation.keep_best and group.rank == 0
         self.engine = Engine(
             task,
             group,
@@ -83,6 +82,7 @@ class Worker:
             self.engine.batches.look_back = max(self.engine.batches.look_back, looked_back)
         self.group = group
         self.replica = self.engine.replica
+        self._keeps_best = settings.validation.keep_best and self.gathers_model
         if isinstance(task, LiveLoop):
             self.evaluation = Evaluation(task, task.validation, seed=settings.seed)
             self.probe_evaluation = self.evaluation
@@ -109,6 +109,11 @@ class Worker:
         share_buffers(self.replica.module, self.group)
         self.snapshot.capture(self.replica, step)
         self._kept.forget()
+
+    @property
+    def gathers_model(self) -> bool:
+        """Whether this worker takes part where the model is copied to rank 0's CPU."""
+        return self.group.rank == 0 or self.replica.is_sharded
 
     def averaged(self, step: int) -> AbstractContextManager[None]:
         """Let the module hold the weights to be judged, as :meth:`Engine.averaged` does."""
@@ -164,7 +169,8 @@ class Worker:
         )
         diverged = run.to_its_end(progress)
         known = run.known
-        if probe.may_go_on and not (alone or diverged):
+        in_step = not alone or self.group.size == 1
+        if probe.may_go_on and in_step and not diverged:
             self._kept.keep(self.replica, probe, known)
         evals = len(known.evaluations)
         return ProbeDone(

@@ -18,10 +18,14 @@ from bench import (
     averaging_grid,
     batch_regret,
     further_tasks,
+    many_lanes,
     measurement,
+    memory,
     parallel_probes,
     probe_grid,
     research,
+    scale_model,
+    steps,
     wrong_guess,
 )
 from bench.tasks.catalogue import FURTHER_TASKS
@@ -111,6 +115,21 @@ def test_a_probe_ends_lower_than_it_began_unless_it_diverges():
     assert diverged == probe_grid.WORST_LOSS
 
 
+def test_memory_is_told_in_copies_of_the_parameters(run: Run):
+    rows = run(memory, ["--width", "100", "--device", "cpu"])
+    copies = {row["what"]: row["copies of the parameters"] for row in rows}
+    # Weights, gradients and a momentum; batches and biases are the rest.
+    assert copies["loop, SGD"] == pytest.approx(3.0, abs=0.3)
+    # Besides: the average, and three copies of the state of weights and average; no momentum.
+    assert copies["run, SGD, averaged"] == pytest.approx(3 + 3 * 2, abs=1.3)
+
+
+def test_steps_are_timed_in_turn(run: Run):
+    rows = run(steps, ["--width", "8", "--rounds", "3", "--steps", "1", "--device", "cpu"])
+    assert [row["step"].split(",")[0] for row in rows] == ["no average", "averaged"]
+    assert all(0.1 < row["from"] <= row["ratio"] <= row["to"] < 10 for row in rows)
+
+
 def test_regrets_are_paired_with_those_of_the_first_batch(run: Run):
     options = ["--curves", "2", "--noise", "0.05", "--kappa", "1000", "--batches", "1", "10"]
     one, ten = run(batch_regret, options)
@@ -161,3 +180,29 @@ def test_a_snapshot_is_copied_in_each_way(tmp_path: Path, tmp_path_factory: pyte
     rows: Rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [row["unit"] for row in rows] == ["ms"] * 5 + ["MB"] * 2
     assert all(row["value"] > 0 for row in rows[:6])
+
+
+@pytest.mark.parametrize("measured", ["parallel_probes", "parallel_probes_32"])
+def test_the_model_of_a_search_is_within_a_fifth_of_what_was_measured(measured: str):
+    results = Path(measurement.__file__).parent / "results" / f"{measured}.json"
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    assert rows
+    for row in rows:
+        rounds = math.ceil(row["probes"] / row["lanes"])
+        predicted_s = scale_model.search_s(row["one probe, s"], rounds)
+        assert predicted_s == pytest.approx(row["search, s"], rel=0.2), row
+
+
+def test_the_model_of_scale_tells_what_lanes_and_failures_do(run: Run):
+    few, many = run(scale_model, ["--gpus", "8", "4096"])
+    # One after the other, ten probes of a tenth of a stage take as long as the stage.
+    assert few["search / training"] == pytest.approx(1.0, rel=1e-3)
+    # Where the exchange of gradients is most of a step, lanes of fewer workers lose less to it.
+    assert many["with lanes"] < 0.5 < few["with lanes"]
+    assert 0 < many["goodput"] < few["goodput"] < 0.5
+
+
+def test_many_lanes_share_one_search_actor(run: Run):
+    (row,) = run(many_lanes, ["--lanes", "20"])
+    assert (row["lanes"], row["probes"]) == (20, 60)
+    assert row["probes / s"] == pytest.approx(60 / (3 * row["search, s"]))

@@ -24,7 +24,8 @@ from ray_autolrs import (
     Stages,
     Warmup,
 )
-from ray_autolrs.training.batches import StepBatches, epoch_order
+from ray_autolrs.training.batches import StepBatches
+from ray_autolrs.training.epoch_order import epoch_order
 from tests.cluster.interruption import copied_at_each_answer, written_at_once
 from tests.digits_task import DigitsTask
 

@@ -27,9 +27,10 @@ from ray_autolrs import EMA, AutoLRSConfig, AutoLRSTrainer, LRSchedule, Stages, 
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.integrations.transformers import TransformersTask
-from ray_autolrs.training.batches import StepBatches, epoch_order
+from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.collectives import Solo
 from ray_autolrs.training.engine import Engine
+from ray_autolrs.training.epoch_order import epoch_order
 from ray_autolrs.training.replica import Replica
 from tests.digits_task import short_config
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from ray_autolrs.training.batches import epoch_order
+from ray_autolrs.training.epoch_order import epoch_order
 from tests.training.toy import ToyTask, points
 
 SAMPLES, BAD_STEP = 480, 13

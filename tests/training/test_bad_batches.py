@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe
-from ray_autolrs.training.batches import epoch_order
+from ray_autolrs.training.epoch_order import epoch_order
 from ray_autolrs.training.worker import Worker
 from tests.training.broken_data import BAD_STEP, SAMPLES, Broken, Ignoring, Leaner, sample_at
 from tests.training.toy import (

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,11 +14,11 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from ray_autolrs.training.batches import (
     StepBatches,
-    epoch_order,
     take_samples,
     to_device,
     validation_subset,
 )
+from ray_autolrs.training.epoch_order import LARGEST_IN_MEMORY, epoch_order, permuted
 from tests.training.toy import ToyTask, assert_same
 
 
@@ -82,6 +83,36 @@ def test_a_batch_over_the_end_of_an_epoch_is_full():
     assert straddling[:2] == epoch_order(18, 0, 16, 2)
     assert straddling[2:] == epoch_order(18, 0, 18, 14)
     assert max(Counter(straddling).values()) <= 2
+
+
+@pytest.mark.parametrize("size", [2, 3, 17, 1000, 1025])
+def test_the_order_of_large_sets_has_every_sample_once(size: int):
+    places = np.arange(size, dtype=np.uint64)
+    assert sorted(permuted(places, size, 0, 0)) == list(range(size))
+
+
+def test_the_order_of_large_sets_is_no_pattern():
+    places = np.arange(2**14 + 1, dtype=np.uint64)
+    order, next_epoch, other_seed = (
+        np.array(permuted(places, len(places), seed, epoch))
+        for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    )
+    for one, other in [
+        (order, places),
+        (order, next_epoch),
+        (order, other_seed),
+        (order[1:], order[:-1]),
+        (order % 2, places % 2),
+    ]:
+        # Of independent numbers, four standard deviations of a correlation.
+        assert abs(np.corrcoef(one, other)[0, 1]) < 4 / len(places) ** 0.5
+
+
+def test_a_large_set_is_read_in_that_order():
+    size = LARGEST_IN_MEMORY + 1
+    last = permuted(np.array([size - 2, size - 1], dtype=np.uint64), size, 7, 0)
+    first = permuted(np.array([0, 1, 2], dtype=np.uint64), size, 7, 1)
+    assert epoch_order(size, 7, size - 2, 5) == [*last, *first]
 
 
 def test_micro_batches_cut_the_same_global_batch():

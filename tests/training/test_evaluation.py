@@ -99,6 +99,9 @@ class Half:
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
+    def mesh(self) -> None:
+        return None
+
 
 def test_random_validation_data_is_the_same_each_time_and_for_any_number_of_workers():
     task = NoisyTask()

@@ -18,8 +18,9 @@ from ray_autolrs.cluster.lanes.choice import possible_lane
 from ray_autolrs.cluster.lanes.sequential import Sequential
 from ray_autolrs.cluster.lanes.workers import Workers
 from ray_autolrs.lanes import Lanes
-from ray_autolrs.training.batches import StepBatches, epoch_order
+from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.collectives import Solo
+from ray_autolrs.training.epoch_order import epoch_order
 from ray_autolrs.training.lr_sweep import lr_range_test
 from ray_autolrs.training.streams import StreamBatches
 from tests.training.toy import (

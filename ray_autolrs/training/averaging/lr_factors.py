@@ -20,6 +20,7 @@ from collections import OrderedDict, defaultdict
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, Muon, Optimizer, RMSprop
 
 HEAVY_BALL = (SGD, RMSprop)
@@ -46,6 +47,10 @@ def turn_momentum_off(optimizer: Optimizer, group: dict[str, Any]) -> float:
     off = _without_momentum(group)
     factor = _momentum_factor(optimizer, group, off)
     group.update(off)
+    if isinstance(optimizer, HEAVY_BALL):
+        for parameter in group["params"]:
+            # Nothing reads it any more, and it is as large as the parameter.
+            optimizer.state.get(parameter, {}).pop("momentum_buffer", None)
     return factor
 
 
@@ -90,20 +95,29 @@ def _momentum_factor(optimizer: Optimizer, group: dict[str, Any], off: dict[str,
     return factor
 
 
-def _step_length(optimizer: Optimizer, group: dict[str, Any], steps: int) -> float:
-    """Return the length of the last of some steps along the same gradient, on the CPU."""
-    generator = torch.Generator().manual_seed(0)
-    weights, gradient = torch.randn(2, 4, 4, dtype=torch.float64, generator=generator)
-    parameter = torch.nn.Parameter(weights)
+def small_twin(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Optimizer:
+    """Return an optimizer of the same kind for one parameter, to see what its steps do.
+
+    Step it by ``type(it).step(it)``: an LR scheduler may have put its own step on the instance.
+    """
     twin = object.__new__(type(optimizer))
     vars(twin).update(vars(optimizer))
     twin._optimizer_step_pre_hooks = OrderedDict()
     twin._optimizer_step_post_hooks = OrderedDict()
     twin.state = defaultdict(dict)
     twin.param_groups = [{**group, "params": [parameter], "lr": MEASURED_LR}]
+    return twin
+
+
+def _step_length(optimizer: Optimizer, group: dict[str, Any], steps: int) -> float:
+    """Return the length of the last of some steps along the same gradient, on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    weights, gradient = torch.randn(2, 4, 4, dtype=torch.float64, generator=generator)
+    parameter = torch.nn.Parameter(weights)
+    twin = small_twin(optimizer, group, parameter)
     before = weights
     for _ in range(steps):
         before = parameter.detach().clone()
         parameter.grad = gradient.clone()
-        type(optimizer).step(twin)  # an LR scheduler may have put its own step on the instance
+        type(optimizer).step(twin)
     return float((parameter.detach() - before).norm())

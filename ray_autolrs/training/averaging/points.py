@@ -47,8 +47,8 @@ def _chunks(
     right: list[Tensor] = []
     held = 0
     for parameter, buffer in zip(parameters, buffers, strict=True):
-        left.append(_local(parameter))
-        right.append(_local(buffer))
+        left.append(local(parameter))
+        right.append(local(buffer))
         held += left[-1].nbytes
         if held >= CHUNK_BYTES:
             yield left, right
@@ -57,7 +57,7 @@ def _chunks(
         yield left, right
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local(tensor: Tensor) -> Tensor:
     """Return this process's part of a sharded tensor, and others as they are."""
     to_local = getattr(tensor, "to_local", None)  # a DTensor's
     local: Tensor = tensor.detach() if to_local is None else to_local()

@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from ray_autolrs.training.averaging.average import copy_into, kept, parameters_of
+from ray_autolrs.training.averaging.points import local
 
 
 @final
@@ -28,10 +29,12 @@ class RunningAverage:
         self.updates = 0
         self._newest_weight = newest_weight
 
+    @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
-        newest = [parameter.detach() for parameter in self._parameters]
-        torch._foreach_lerp_(self.tensors, newest, self._newest_weight(self.updates))
+        averages = [local(tensor) for tensor in self.tensors]
+        newest = [local(parameter) for parameter in self._parameters]
+        torch._foreach_lerp_(averages, newest, self._newest_weight(self.updates))
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:

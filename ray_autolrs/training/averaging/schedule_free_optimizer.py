@@ -26,6 +26,7 @@ from torch.optim import LBFGS, Optimizer
 
 from ray_autolrs.training.averaging.average import STEPS, averages_itself, refuse_a_second_average
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
+from ray_autolrs.training.averaging.lent_gradients import lend_gradients, take_back_gradients
 from ray_autolrs.training.averaging.lr_factors import bias_factor, turn_momentum_off
 from ray_autolrs.training.averaging.points import leave_points, return_to_points
 
@@ -52,7 +53,8 @@ class ScheduleFree(Optimizer):
     the bit, whether it was saved in training or in evaluation. A parameter that gets no gradient
     in a step is neither moved nor averaged: its average is that of the steps which it took.
 
-    Memory: one more copy of the parameters, and another one between ``eval()`` and ``train()``.
+    Memory: one more copy of the parameters, and another one between ``eval()`` and ``train()``. Of
+    Adam's two copies one remains: its mean of gradients is the gradient, and is not kept.
 
     Args:
         optimizer: the base; its parameter groups and state are shared.
@@ -179,6 +181,7 @@ class ScheduleFree(Optimizer):
             moving.kept.append(parameter.detach().clone() if first else own.pop("z"))
             # The smallest number, because the LR may be 0.
             moving.weight_sums.append(sys.float_info.min if first else own.pop("weight_sum"))
+        lend_gradients(self.base, group, moving.parameters)
         leave_points(moving.parameters, moving.kept, group["average_momentum"])
         factor = group["lr_factor"] * bias_factor(self.base, group, group[STEPS])
         if isinstance(moving.lr, Tensor):
@@ -198,6 +201,7 @@ class ScheduleFree(Optimizer):
             group["lr"].copy_(moved.lr)
         else:
             group["lr"] = moved.lr
+        take_back_gradients(self.base, group, moved.parameters)
         # Those that missed steps have another sum, and so another weight of the newest point.
         sharing: defaultdict[float, list[int]] = defaultdict(list)
         for place, parameter in enumerate(moved.parameters):
