@@ -71,6 +71,7 @@ class Snapshot:
         if on_host is None:
             on_host = belongs_on_host(replica, lambda: self._bytes_on(replica.device))
         copied = to_host if on_host else within_device
+        path = [] if replica.path is None else replica.path.tensors
         self._state = {
             "tensors": {
                 name: copied(tensor, old.get("tensors", {}).get(name))
@@ -91,8 +92,8 @@ class Snapshot:
                 "updates": replica.average.updates,
             },
             "path": [
-                self._copy(tensor, before)
-                for tensor, before in zip_longest(_path_tensors(replica), old.get("path", []))
+                copied(tensor, before)
+                for tensor, before in zip(path, old.get("path") or [None] * len(path), strict=True)
             ],
             "scaler": replica.scaler.state_dict(),
             "random": random_states([replica.device]),
@@ -204,10 +205,6 @@ def _extra_state(module: nn.Module) -> dict[str, Any]:
         for name, submodule in module.named_modules()
         if type(submodule).get_extra_state is not nn.Module.get_extra_state
     }
-
-
-def _path_tensors(replica: Replica) -> list[Tensor]:
-    return [] if replica.path is None else replica.path.tensors
 
 
 def _restore_average(average: WeightAverage, saved: State) -> None:
