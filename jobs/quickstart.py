@@ -7,6 +7,7 @@ On a cluster:                            ray job submit -- python jobs/quickstar
 
 import argparse
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import ray
@@ -100,7 +101,7 @@ def test_accuracy(result: AutoLRSResult) -> float:
         return float((model(images).argmax(dim=1) == labels).float().mean())
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -112,15 +113,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--method",
-        choices=("paper", "default"),
-        default="paper",
-        help="search every stage as the paper does, or once before the first step (default: paper)",
+        choices=("default", "paper"),
+        default="default",
+        help="search once before the first step (default), or every stage as the paper does",
     )
     parser.add_argument(
         "--address",
         help="Ray to use: 'local' starts one; by default, one that runs here, else a new one",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if arguments.num_workers > 0:

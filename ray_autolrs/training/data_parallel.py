@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+"""DDP's argument for the broadcast of buffers at each forward pass; torch 2.14 renamed it."""
 
 
 class Computed(nn.Module):
@@ -45,7 +53,7 @@ def data_parallel(
     return DistributedDataParallel(
         Computed(module),
         device_ids=[device.index] if device.type == "cuda" else None,
-        forward_sync_buffers=False,
+        **{_SYNC_BUFFERS: False},
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
     )

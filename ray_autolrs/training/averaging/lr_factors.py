@@ -20,7 +20,11 @@ from collections import OrderedDict, defaultdict
 from typing import Any
 
 import torch
-from torch.optim import SGD, Muon, Optimizer, RMSprop
+from torch.optim import SGD, Optimizer, RMSprop
+
+MUON: tuple[type[Optimizer], ...] = (
+    (torch.optim.Muon,) if hasattr(torch.optim, "Muon") else ()  # torch has it since 2.9
+)
 
 HEAVY_BALL = (SGD, RMSprop)
 """They add up gradients: a constant one moves the weights 1/(1 - μ) times as far."""
@@ -65,7 +69,7 @@ def _without_momentum(group: dict[str, Any]) -> dict[str, Any]:
 
 def _momentum_factor(optimizer: Optimizer, group: dict[str, Any], off: dict[str, Any]) -> float:
     momentum = group.get("momentum") or 0.0
-    if momentum == 0 or isinstance(optimizer, Muon):
+    if momentum == 0 or isinstance(optimizer, MUON):
         return 1.0
     name = type(optimizer).__name__
     if not 0 < momentum < 1:
