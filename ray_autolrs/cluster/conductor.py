@@ -36,7 +36,7 @@ from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.sinks.sink import Sink, Status
+from ray_autolrs.sinks.sink import Measurement, Sink, Status
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import ProcessGroup, Solo
 
@@ -68,6 +68,10 @@ class RemoteSearch:
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress, without waiting for the answer."""
         self._actor.heartbeat.remote(steps_done, loss)
+
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Tell what was measured of the applied model, without waiting for the answer."""
+        self._actor.measured.remote(measurements)
 
     def finish(self) -> None:
         """Tell that a run without a known end is to end."""

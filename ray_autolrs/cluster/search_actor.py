@@ -9,9 +9,11 @@ waits in :meth:`SearchActor.pull` until there is one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -32,9 +34,12 @@ from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leas
 from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, EventLog, RunFolder
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
-from ray_autolrs.sinks.sink import Status
+from ray_autolrs.sinks.sink import Measurement, Status
 
 logger = logging.getLogger(__name__)
+
+MOST_MEASURED = 100_000
+"""Measurements that wait for a poll. Ours: more are made in half a second by no one."""
 
 PULL_TIMEOUT_S = 2.0
 """Longest wait for a probe before a lane is told to ask again."""
@@ -51,6 +56,9 @@ class SearchLine(Protocol):
 
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress of the current command; does not wait. Rank 0 calls it."""
+
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Tell what was measured of the applied model; does not wait. Rank 0 calls it."""
 
 
 class SearchActor:
@@ -79,6 +87,7 @@ class SearchActor:
         self._changed = threading.Condition()
         self._leases = Leases()
         self._status = Status()
+        self._measured: deque[Measurement] = deque(maxlen=MOST_MEASURED)
         self._state = RunState()
         self._owner = owner
         self._log = EventLog(folder, owner)
@@ -153,10 +162,20 @@ class SearchActor:
         with self._changed:
             self._status = Status(self._status.command, steps_done, loss)
 
-    def poll(self, first_record: int) -> tuple[list[Record], Status]:
-        """Return the log's records from number ``first_record`` on, and the status."""
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Take note of what was measured, for the next poll; the log does not hold it."""
         with self._changed:
-            return self._log.records[first_record:], self._status
+            self._measured += measurements
+
+    def poll(self, first_record: int) -> tuple[list[Record], Status]:
+        """Return the log's records from number ``first_record`` on, and the status.
+
+        What was measured is told once.
+        """
+        with self._changed:
+            status = dataclasses.replace(self._status, measured=tuple(self._measured))
+            self._measured.clear()
+            return self._log.records[first_record:], status
 
     def _load(self) -> None:
         self._log = EventLog(self._folder, self._owner)

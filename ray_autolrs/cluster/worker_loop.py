@@ -8,21 +8,18 @@ stage is up to the kind of lane.
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from ray_autolrs.algorithm.stages.messages import Apply, Event, Finish, Probe, Ready
 from ray_autolrs.cluster.checkpoints import Checkpoints, load_checkpoint, save_checkpoint
 from ray_autolrs.cluster.lanes.choice import possible_lane
 from ray_autolrs.cluster.lanes.lane import Lane
+from ray_autolrs.cluster.live_progress import LiveProgress
 from ray_autolrs.cluster.search_actor import SearchLine
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.worker import Progress, Worker
-
-HEARTBEAT_INTERVAL_S = 0.2
+from ray_autolrs.training.worker import Worker
 
 
 def worker_loop(
@@ -49,9 +46,11 @@ def worker_loop(
     module, batches = worker.replica.module, worker.engine.batches
     lane = possible_lane(lane, config.lanes, module, batches)
     event: Event | None = Ready(worker.snapshot.step, worker.replica.base_momentum)
-    progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
+    progress = LiveProgress(worker, search)
     while True:
+        progress.flush()
         command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)
+        progress.begin(command)
         # Saved after the exchange: a checkpoint that the log knows nothing of could not be used.
         if worker.snapshot.step != saved_step:
             save_checkpoint(worker, checkpoints, with_model=isinstance(command, Finish))
@@ -65,16 +64,3 @@ def worker_loop(
                     worker.take_snapshot(command.segment.last_step + 1)
             case Finish():
                 return
-
-
-def _heartbeats(search: SearchLine) -> Progress:
-    last_s = 0.0
-
-    def heartbeat(steps_done: int, loss: float) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s >= HEARTBEAT_INTERVAL_S:
-            last_s = now_s
-            search.heartbeat(steps_done, loss)
-
-    return heartbeat

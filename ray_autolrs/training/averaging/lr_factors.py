@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch.optim import SGD, Optimizer, RMSprop
 
+from ray_autolrs.training.averaging.average import STEPS
+
 MUON: tuple[type[Optimizer], ...] = (
     (torch.optim.Muon,) if hasattr(torch.optim, "Muon") else ()  # torch has it since 2.9
 )
@@ -57,6 +59,21 @@ def bias_factor(optimizer: Optimizer, group: dict[str, Any], step: int) -> float
     """Return what the LR of a group's step, from 0, is multiplied with beside that."""
     smoothing = group["alpha"] if isinstance(optimizer, RMSprop) else 0.0
     return math.sqrt(1 - smoothing ** (step + 1))
+
+
+def applied_lr(optimizer: Optimizer) -> float:
+    """Return the LR that the first parameter group's last step was made with.
+
+    Args:
+        optimizer: a run's, after a step. Where it is Schedule-Free averaging, it multiplies the LR
+            that it was given with the factors of this module within the step.
+    """
+    group = optimizer.param_groups[0]
+    lr = float(group["lr"])
+    if "lr_factor" not in group:
+        return lr
+    base: Optimizer = getattr(optimizer, "base", optimizer)
+    return lr * float(group["lr_factor"]) * bias_factor(base, group, group[STEPS] - 1)
 
 
 def _without_momentum(group: dict[str, Any]) -> dict[str, Any]:
