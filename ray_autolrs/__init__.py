@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ray_autolrs.algorithm.search.bracket import Bracket
     from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
     from ray_autolrs.algorithm.search.research import Research
-    from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
+    from ray_autolrs.cluster.run_result import AutoLRSResult
+    from ray_autolrs.cluster.trainer import AutoLRSTrainer
     from ray_autolrs.config import AutoLRSConfig
     from ray_autolrs.lanes import Lanes
     from ray_autolrs.schedule import LRSchedule
@@ -63,7 +64,8 @@ _HOMES = {
     "algorithm.search.bracket": ("Bracket",),
     "algorithm.search.gaussian_process": ("GaussianProcess",),
     "algorithm.search.research": ("Research",),
-    "cluster.trainer": ("AutoLRSResult", "AutoLRSTrainer"),
+    "cluster.run_result": ("AutoLRSResult",),
+    "cluster.trainer": ("AutoLRSTrainer",),
     "config": ("AutoLRSConfig",),
     "lanes": ("Lanes",),
     "schedule": ("LRSchedule",),

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -40,8 +41,11 @@ class Checkpoints(Protocol):
 
     folder: RunFolder
 
-    def save(self, files: Path | None, step: int) -> None:
-        """Keep the files in a folder, on rank 0; the others give None. All ranks call it."""
+    def save(self, files: Path | None, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep the files in a folder, on rank 0; the others give None. All ranks call it.
+
+        ``metrics`` are of the model at that step.
+        """
 
 
 class TrainCheckpoints:
@@ -50,10 +54,10 @@ class TrainCheckpoints:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
-    def save(self, files: Path | None, step: int) -> None:
+    def save(self, files: Path | None, step: int, metrics: Mapping[str, float]) -> None:
         """Report a checkpoint; rank 0 uploads its files, and all ranks wait for it."""
         checkpoint = Checkpoint.from_directory(files) if files is not None else None
-        ray.train.report({"step": step}, checkpoint=checkpoint)
+        ray.train.report({"step": step, **metrics}, checkpoint=checkpoint)
 
 
 class FolderCheckpoints:
@@ -70,7 +74,7 @@ class FolderCheckpoints:
         self.folder = folder
         self._keep = keep
 
-    def save(self, files: Path | None, step: int) -> None:
+    def save(self, files: Path | None, step: int, metrics: Mapping[str, float]) -> None:
         """Copy a folder under another name, sync it, and rename it: it is whole or absent."""
         assert files is not None, "a single worker is rank 0"
         run = Path(self.folder.path)
@@ -179,12 +183,18 @@ def load_checkpoint(worker: Worker, folder: RunFolder) -> int | None:
     return worker.snapshot.restore(worker.replica)
 
 
-def save_checkpoint(worker: Worker, checkpoints: Checkpoints, *, with_model: bool) -> None:
+def save_checkpoint(
+    worker: Worker,
+    checkpoints: Checkpoints,
+    *,
+    with_model: bool,
+    metrics: Mapping[str, float],
+) -> None:
     """Save the worker's snapshot, and the best model so far or, if asked for, the present one."""
     position = worker.engine.batches.position(worker.snapshot.step)
     positions = [] if position is None else worker.group.gather(position)
     if worker.group.rank > 0:
-        checkpoints.save(None, worker.snapshot.step)
+        checkpoints.save(None, worker.snapshot.step, metrics)
         return
     with tempfile.TemporaryDirectory(prefix="autolrs-") as path:
         files, best = Path(path), worker.best
@@ -199,7 +209,7 @@ def save_checkpoint(worker: Worker, checkpoints: Checkpoints, *, with_model: boo
             with worker.averaged(worker.snapshot.step):
                 torch.save(worker.replica.module.state_dict(), files / MODEL_FILE)
         write_manifest(files, worker.snapshot.step)
-        checkpoints.save(files, worker.snapshot.step)
+        checkpoints.save(files, worker.snapshot.step, metrics)
 
 
 def _read_whole(worker: Worker, folder: RunFolder, name: str) -> dict[str, Any]:

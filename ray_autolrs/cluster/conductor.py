@@ -102,6 +102,7 @@ def run_on_ray(
     finish_requested: threading.Event,
     sinks: Sequence[Sink],
     owner: str,
+    torch_config: ray.train.torch.TorchConfig | None = None,
 ) -> None:
     """Train on the Ray cluster that this process is connected to.
 
@@ -139,6 +140,7 @@ def run_on_ray(
             ray.train.torch.TorchTrainer(
                 _train_worker,
                 train_loop_config=settings | {"lane": lane},
+                torch_config=torch_config,
                 scaling_config=scaling_config,
                 run_config=run_config,
             ).fit()

@@ -15,6 +15,7 @@ from ray_autolrs.cluster.checkpoints import Checkpoints, load_checkpoint, save_c
 from ray_autolrs.cluster.lanes.choice import possible_lane
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.live_progress import LiveProgress
+from ray_autolrs.cluster.ray_train_hooks import metrics_of
 from ray_autolrs.cluster.search_actor import SearchLine
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
@@ -53,7 +54,12 @@ def worker_loop(
         progress.begin(command)
         # Saved after the exchange: a checkpoint that the log knows nothing of could not be used.
         if worker.snapshot.step != saved_step:
-            save_checkpoint(worker, checkpoints, with_model=isinstance(command, Finish))
+            save_checkpoint(
+                worker,
+                checkpoints,
+                with_model=isinstance(command, Finish),
+                metrics=metrics_of(event),
+            )
             saved_step = worker.snapshot.step
         match command:
             case Probe():
