@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -12,6 +13,7 @@ from ray_autolrs.commands.command import Command, as_usage_errors
 from ray_autolrs.commands.named import load_task
 from ray_autolrs.commands.settings import Preset
 from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.sinks.sink import Sink
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class RunOptions:
 
     max_failures: int = 0
     """How often lost workers are started again; -1 without an end."""
+
+    sink: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Services to send the curves to, each an extra of its name: TensorBoard's files go into the
+    run's folder, the others take their settings from their environment variables."""
 
     address: str | None = None
     """Ray to use: 'local' starts one; by default one that runs here, else a new one."""
@@ -72,6 +78,7 @@ class Train(Command):
         options = self.run_options
         with as_usage_errors():
             task = load_task(self.task)
+            name = options.name or type(task).__name__.lower()
             trainer = AutoLRSTrainer(
                 task,
                 self.config,
@@ -79,10 +86,11 @@ class Train(Command):
                     num_workers=options.num_workers, use_gpu=options.use_gpu
                 ),
                 run_config=RunConfig(
-                    name=options.name or type(task).__name__.lower(),
+                    name=name,
                     storage_path=options.storage_path,
                     failure_config=FailureConfig(max_failures=options.max_failures),
                 ),
+                sinks=[_sink(service, name, options) for service in options.sink],
             )
         if options.num_workers > 0:
             # The workers' own logs stay in Ray's log folder; their errors come back.
@@ -92,3 +100,30 @@ class Train(Command):
         values = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
         print(f"validation: {values}")
         print(f"files: {result.path}")
+
+
+def _sink(service: str, name: str, options: RunOptions) -> Sink:
+    """Return the sink of a service for a run.
+
+    Raises:
+        ImportError: its extra is not installed.
+        ValueError: TensorBoard's files cannot lie in a folder that is no local one.
+    """
+    match service:
+        case "tensorboard":
+            from ray_autolrs.sinks.tensorboard import TensorBoardSink
+
+            if "://" in options.storage_path:
+                raise ValueError(
+                    f"--sink tensorboard writes local files, and --storage-path "
+                    f"{options.storage_path} is none; give a local path, or another sink"
+                )
+            return TensorBoardSink(Path(options.storage_path) / name / "tensorboard")
+        case "wandb":
+            from ray_autolrs.sinks.weights_and_biases import WandbSink
+
+            return WandbSink("ray_autolrs", name=name)
+        case _:
+            from ray_autolrs.sinks.ml_flow import MLflowSink
+
+            return MLflowSink("ray_autolrs", run_name=name)

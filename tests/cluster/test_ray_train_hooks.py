@@ -50,7 +50,7 @@ def test_callbacks_scores_and_the_process_group(ray_cluster, tmp_path):
     ).fit()
     told = [json.loads(line) for line in reports.read_text().splitlines()]
     assert {(line["backend"], line["timeout_s"]) for line in told} == {("gloo", 77)}
-    means = {step: loss for step, loss in result.metrics_dataframe.to_numpy()}
+    means = dict(result.metrics_dataframe.to_numpy().tolist())
     losses = {m["step"]: m["loss"] for line in told for m in line["metrics"] if m["step"] > 0}
     assert losses == means
     # The newest stays beside the best, so that the run could have gone on.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.sinks.sink import Measurement
+
+PAGE = Path(__file__).parents[2] / "docs" / "sinks.md"
 
 MEASURED = [
     Measurement(step=10, loss=2.5, lr=0.25),
@@ -25,6 +29,14 @@ APPLIED = {
     "evaluations": [[20, "loss", 1.5], [20, "accuracy", 0.75]],
     "training_losses": [2.0] * 20,
 }
+
+
+def sink_of_page(service):
+    """The sink that the page's block for a service makes."""
+    (code,) = re.findall(rf"```python {service}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    made: dict[str, object] = {}
+    exec(code, made)
+    return made["sink"]
 
 
 def tell(sink) -> None:
@@ -63,6 +75,8 @@ def test_wandb_keeps_it_in_local_files(tmp_path, monkeypatch):
     from ray_autolrs.sinks.weights_and_biases import WandbSink
 
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(sink_of_page("wandb"), WandbSink)
     sink = WandbSink("tests", mode="offline", dir=str(tmp_path))
     tell(sink)
     (stored,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
@@ -92,10 +106,12 @@ def wandb_rows(path):
     return rows
 
 
-def test_mlflow_keeps_it_in_a_local_store(tmp_path):
+def test_mlflow_keeps_it_in_a_local_store(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
     from ray_autolrs.sinks.ml_flow import MLflowSink
 
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(sink_of_page("mlflow"), MLflowSink)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tell(MLflowSink("tests", tracking_uri=uri, run_name="tiny", params={"total_steps": 20}))
     client = mlflow.MlflowClient(uri)
