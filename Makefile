@@ -1,6 +1,7 @@
 # make demo   install the package into .venv and train the quickstart
 # make test   install what the tests need, then lint, check types and run every test
 # make lint   ruff and mypy only
+# make test-lowest  run the core tests with the oldest versions that pyproject.toml admits
 # make clean  remove .venv and the caches; runs/ stays, it holds results
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-lowest lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python jobs/quickstart.py
@@ -21,8 +22,23 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The lower bounds of pyproject.toml, in an environment of their own. Warnings are those of versions
+# that nobody mends any more: they do not fail a test here.
+LOWEST_PYTHON ?= python3.10
+LOWEST_VENV := .venv-lowest
+CORE_TESTS := tests/algorithm tests/training tests/report tests/sinks tests/commands \
+	tests/test_config.py tests/test_schedule.py tests/test_replay.py tests/test_task.py \
+	tests/test_lanes.py tests/cluster/test_local_run.py tests/cluster/test_default_run.py \
+	tests/cluster/test_run_result.py tests/cluster/test_ray_run.py
+
+test-lowest:
+	$(LOWEST_PYTHON) -m venv --clear $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
+		--constraint lowest.txt --requirement lowest.txt --editable '.[paper,plot]'
+	$(LOWEST_VENV)/bin/python -m pytest --override-ini filterwarnings= $(CORE_TESTS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST_VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 
 # Each step leaves a stamp when it has ended well, so that a second call does nothing and a
 # broken one starts again.
@@ -33,7 +49,7 @@ $(VENV)/.made:
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing ray_autolrs into $(VENV); torch and its CUDA libraries take a few minutes."
-	$(PIP_INSTALL) --editable .
+	$(PIP_INSTALL) --editable '.[examples,paper,plot]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.made pyproject.toml constraints.txt

@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SUBMITTED = ("jobs/*.py", "cluster.yaml")
+SUBMITTED = ("jobs/*.py", "cluster.yaml", "kubernetes/*")
 
 
 class BuildWithJobs(build_py):
