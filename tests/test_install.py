@@ -118,6 +118,15 @@ with finish_on_signal(threading.Event()):
     assert told == "as on Windows\n"
 
 
+def test_lowest_versions_are_the_lower_bounds():
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    pins = dict(re.findall(r"^(\w+)==([\d.]+)$", (ROOT / "lowest.txt").read_text(), re.MULTILINE))
+    core = {"ray", "torch", "numpy", "scipy", "pandas", "pyarrow", "tqdm", "tyro"}
+    for name in core | {"botorch", "gpytorch", "matplotlib"}:
+        (bound,) = re.findall(rf'"{name}(?:\[train\])?>=([\d.]+)', pyproject)
+        assert pins[name].startswith(bound), name
+
+
 def test_files_that_are_submitted_are_in_both_distributions():
     """setup.py copies them into the wheel; MANIFEST.in takes them into the sdist."""
     setup = (ROOT / "setup.py").read_text()

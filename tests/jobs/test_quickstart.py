@@ -20,15 +20,9 @@ TIME_LIMIT_S = 240
 @pytest.mark.slow
 def test_quickstart_by_the_paper(tmp_path, tmp_path_factory):
     started = time.monotonic()
+    options = ["--address", "local", "--method", "paper"]
     ran = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "jobs" / "quickstart.py"),
-            "--address",
-            "local",
-            "--method",
-            "paper",
-        ],
+        [sys.executable, str(ROOT / "jobs" / "quickstart.py"), *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ import builtins
 import json
 import re
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,10 @@ def test_wandb_keeps_it_in_local_files(tmp_path, monkeypatch):
     sink = WandbSink("tests", mode="offline", dir=str(tmp_path))
     tell(sink)
     (stored,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    rows = wandb_rows(stored)
+    deadline = time.monotonic() + 30  # W&B's own process writes it
+    while len(rows := wandb_rows(stored)) < 3:
+        assert time.monotonic() < deadline, rows
+        time.sleep(0.05)
     assert {"applied_step": 10, "train/loss": 2.5, "train/lr": 0.25}.items() <= rows[0].items()
     assert {"applied_step": 20, "validation/accuracy": 0.75}.items() <= rows[1].items()
 
