@@ -78,6 +78,18 @@ def test_compare_tells_what_differs(runs, capsys):
     assert f"{runs} is not a run's folder" in capsys.readouterr().err
 
 
+def test_report_is_written(runs, tmp_path, capsys):
+    pytest.importorskip("ray_autolrs.cluster.run_report", reason="this tree has no reports yet")
+    page, table = tmp_path / "page.html", tmp_path / "probes.csv"
+    words = ["report", str(runs / "tinytask"), "--output", str(page), "--history", str(table)]
+    assert main(words) == OK
+    assert capsys.readouterr().out == f"written: {page}\nwritten: {table}\n"
+    assert "<html" in page.read_text()
+    assert table.read_text().startswith("kind,")
+    assert main(["report", str(tmp_path / "nothing")]) == MISUSED
+    assert "nothing" in capsys.readouterr().err
+
+
 def test_schedule_is_shown_exported_and_drawn(runs, tmp_path, capsys):
     schedule = LRSchedule.load(runs / "other" / "schedule.json")
     assert main(["schedule", "show", str(runs / "other")]) == OK
