@@ -29,5 +29,5 @@ def as_usage_errors() -> Iterator[None]:
     """Turn what refuses a value, a file or a missing package into a :class:`UsageError`."""
     try:
         yield
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError) as error:
         raise UsageError(str(error)) from error

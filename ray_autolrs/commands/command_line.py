@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import cast
 
 import tyro
 
+from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.commands.command import Command, UsageError, as_usage_errors
 from ray_autolrs.commands.demo import Demo, Jobs
 from ray_autolrs.commands.range_test import RangeTest
@@ -37,8 +39,6 @@ COMMANDS: dict[str, Command] = {
     "jobs": Jobs(),
 }
 """Besides ``train``, whose defaults depend on its arguments."""
-
-logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,9 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ray-autolrs: interrupted; the same command goes on", file=sys.stderr)
         return FAILED
-    except Exception as error:
-        logger.debug("the run failed", exc_info=True)
-        print(f"ray-autolrs: {type(error).__name__}: {error}", file=sys.stderr)
+    except (ValueError, SearchFailedError) as error:  # which say what to do
+        print(f"ray-autolrs: {error}", file=sys.stderr)
+        return FAILED
+    except Exception:  # a task's own, or one that nobody foresaw: where it was raised tells more
+        traceback.print_exc()
         return FAILED
     return OK
 

@@ -15,12 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
-_SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
-"""DDP's argument for the broadcast of buffers at each forward pass; torch 2.14 renamed it."""
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""DDP's argument against a broadcast of buffers at each forward pass; torch 2.14 renamed it."""
 
 
 class Computed(nn.Module):
@@ -56,7 +53,7 @@ def data_parallel(
     return DistributedDataParallel(
         Computed(module),
         device_ids=[device.index] if device.type == "cuda" else None,
-        **{_SYNC_BUFFERS: False},
+        **_NO_BUFFERS,
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
     )

@@ -154,7 +154,9 @@ def test_a_run_that_fails(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     words = ["train", "breaking:task", "--total-steps", "100", "--num-workers", "0"]
     assert main(words) == FAILED
-    assert "the power is gone" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "in loss\n" in told  # where it was raised
+    assert "the power is gone" in told
 
 
 def test_help_of_each_command_has_examples_that_name_it(capsys):
