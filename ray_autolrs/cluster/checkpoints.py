@@ -49,15 +49,21 @@ class Checkpoints(Protocol):
 
 
 class TrainCheckpoints:
-    """Checkpoints through Ray Train, which uploads them to the run's storage."""
+    """Checkpoints through Ray Train, which uploads them to the run's storage.
 
-    def __init__(self, folder: RunFolder) -> None:
+    Args:
+        folder: the run's.
+        unscored: metrics of a checkpoint at whose step nothing was validated.
+    """
+
+    def __init__(self, folder: RunFolder, unscored: Mapping[str, float]) -> None:
         self.folder = folder
+        self._unscored = unscored
 
     def save(self, files: Path | None, step: int, metrics: Mapping[str, float]) -> None:
         """Report a checkpoint; rank 0 uploads its files, and all ranks wait for it."""
         checkpoint = Checkpoint.from_directory(files) if files is not None else None
-        ray.train.report({"step": step, **metrics}, checkpoint=checkpoint)
+        ray.train.report({"step": step, **self._unscored, **metrics}, checkpoint=checkpoint)
 
 
 class FolderCheckpoints:

@@ -31,6 +31,7 @@ from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
 from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.lanes.leases import Assignment
+from ray_autolrs.cluster.ray_train_hooks import worst_score
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.cluster.sink_feed import SinkFeed
@@ -139,7 +140,7 @@ def run_on_ray(
         with choice.lane.beside_workers(run) as lane, relay, feed, _prompt_reports():
             ray.train.torch.TorchTrainer(
                 _train_worker,
-                train_loop_config=settings | {"lane": lane},
+                train_loop_config=settings | {"lane": lane, "unscored": worst_score(run_config)},
                 torch_config=torch_config,
                 scaling_config=scaling_config,
                 run_config=run_config,
@@ -195,7 +196,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         group,
         device,
         settings["search"],
-        TrainCheckpoints(settings["folder"]),
+        TrainCheckpoints(settings["folder"], settings["unscored"]),
         settings["lane"],
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ray.train import RunConfig
 from ray.train.torch import TorchConfig
 
@@ -25,6 +27,21 @@ def metrics_of(event: Event | None) -> dict[str, float]:
     last = max((step for step, _, _ in event.evaluations), default=None)
     means = {name: value for step, name, value in event.evaluations if step == last}
     return {**means, "training_loss": event.training_losses[-1], "stage": float(event.stage)}
+
+
+def worst_score(run_config: RunConfig) -> dict[str, float]:
+    """Return the score of a checkpoint without validation, by name; nothing without a score.
+
+    It is the worst finite one: Ray Train takes a missing score for the best where the lowest is
+    kept, and its state is JSON.
+    """
+    kept = run_config.checkpoint_config
+    if kept is None or kept.checkpoint_score_attribute is None:
+        return {}
+    worst = sys.float_info.max
+    return {
+        kept.checkpoint_score_attribute: worst if kept.checkpoint_score_order == "min" else -worst
+    }
 
 
 def check_in_process(run_config: RunConfig, torch_config: TorchConfig | None) -> None:

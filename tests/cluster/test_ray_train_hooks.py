@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from ray.train.torch import TorchConfig
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer
 from ray_autolrs.algorithm.stages.messages import ApplyDone, Ready
-from ray_autolrs.cluster.ray_train_hooks import metrics_of
+from ray_autolrs.cluster.ray_train_hooks import metrics_of, worst_score
 from tests.cluster.tiny_runs import TinyTask
 
 
@@ -63,3 +64,11 @@ def test_metrics_of_a_stage_are_those_of_its_end():
     assert metrics_of(done) == {"loss": 2.0, "training_loss": 0.5, "stage": 2.0}
     assert metrics_of(ApplyDone(2, 0, (1.0,), True, 1.0)) == {}
     assert metrics_of(Ready(0)) == metrics_of(None) == {}
+
+
+@pytest.mark.parametrize(("order", "sign"), [("min", 1), ("max", -1)])
+def test_a_checkpoint_without_validation_has_the_worst_score(order, sign):
+    kept = CheckpointConfig(checkpoint_score_attribute="loss", checkpoint_score_order=order)
+    score = worst_score(RunConfig(checkpoint_config=kept))
+    assert score == {"loss": sign * sys.float_info.max}
+    assert worst_score(RunConfig()) == {}
