@@ -126,6 +126,24 @@ def replaced(tree: Tree, *settings: Setting) -> Tree:
     return dataclasses.replace(tree, **here)  # type: ignore[type-var]
 
 
+def parse_setting(text: str) -> Setting:
+    """Return the setting that ``PATH=VALUE`` names: a JSON value or, if it is none, a string.
+
+    >>> parse_setting("search.probe_steps=50"), parse_setting("lanes.kind=workers")
+    (('search.probe_steps', 50), ('lanes.kind', 'workers'))
+
+    Raises:
+        ValueError: it has another form.
+    """
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text} must be PATH=VALUE, such as search.probe_steps=50")
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value
+
+
 def _as_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)

@@ -17,7 +17,7 @@ import ray_autolrs
 
 PACKAGE = Path(ray_autolrs.__file__).parent
 LAYERS = [
-    ["algorithm", "algorithm.field_checks", "checksums"],
+    ["extras", "algorithm", "algorithm.field_checks", "checksums"],
     ["algorithm.schedules"],
     ["algorithm.forecast"],
     ["algorithm.search"],
@@ -30,6 +30,7 @@ LAYERS = [
     ["workloads"],
     ["cluster"],
     ["comparison"],
+    ["commands", "__main__"],
 ]
 """Parts of the package from the lowest up; a module may import its own layer and those below.
 
@@ -37,7 +38,7 @@ The config composes what the parts below it define: none of them knows it.
 """
 
 TORCH_FREE = [
-    *("algorithm", "checkpoint_settings", "checksums", "lanes", "settings_tree"),
+    *("extras", "algorithm", "checkpoint_settings", "checksums", "lanes", "settings_tree"),
     "training.settings",
     *("training.averaging.average", "training.averaging.schedule_free", "training.averaging.ema"),
     *("config", "schedule", "report", "sinks"),

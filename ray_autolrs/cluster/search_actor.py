@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -40,9 +41,12 @@ from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, RunFolder
 from ray_autolrs.cluster.search_clock import Outlook, next_search_s, search_times
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
-from ray_autolrs.sinks.sink import Status
+from ray_autolrs.sinks.sink import Measurement, Status
 
 logger = logging.getLogger(__name__)
+
+MOST_MEASURED = 100_000
+"""Measurements that wait for a poll. Ours: more are made in half a second by no one."""
 
 PULL_TIMEOUT_S = 2.0
 """Longest wait for a probe before a lane is told to ask again."""
@@ -62,6 +66,9 @@ class SearchLine(Protocol):
 
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress of the current command; does not wait. Rank 0 calls it."""
+
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Tell what was measured of the applied model; does not wait. Rank 0 calls it."""
 
 
 class SearchActor:
@@ -94,6 +101,7 @@ class SearchActor:
         self._desk = ProbeDesk(PULL_TIMEOUT_S + 1.0)
         self._given_s = time.monotonic()
         self._status = Status()
+        self._measured: deque[Measurement] = deque(maxlen=MOST_MEASURED)
         self._state = RunState()
         self._owner = owner
         self._progress = ProgressFile(folder)
@@ -190,10 +198,21 @@ class SearchActor:
             if isinstance(command, (Probe, Apply)):
                 self._progress.note(address_of(command), steps_done)
 
-    def poll(self, first_record: int) -> tuple[list[Record], Status]:
-        """Return the log's records from number ``first_record`` on, and the status."""
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Take note of what was measured, for the next poll; the log does not hold it."""
         with self._changed:
-            status = dataclasses.replace(self._status, lanes_busy=self._desk.busy)
+            self._measured += measurements
+
+    def poll(self, first_record: int) -> tuple[list[Record], Status]:
+        """Return the log's records from number ``first_record`` on, and the status.
+
+        What was measured is told once.
+        """
+        with self._changed:
+            status = dataclasses.replace(
+                self._status, lanes_busy=self._desk.busy, measured=tuple(self._measured)
+            )
+            self._measured.clear()
             return self._log.records[first_record:], status
 
     def _load(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
+
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""DDP's argument against a broadcast of buffers at each forward pass; torch 2.14 renamed it."""
 
 
 class Computed(nn.Module):
@@ -48,7 +53,7 @@ def data_parallel(
     return DistributedDataParallel(
         Computed(module),
         device_ids=[device.index] if device.type == "cuda" else None,
-        forward_sync_buffers=False,
+        **_NO_BUFFERS,
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
     )

@@ -11,6 +11,7 @@ import torch
 
 from ray_autolrs.algorithm.search.strategy import Observation
 from ray_autolrs.algorithm.stages.messages import ProbeDone
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.training.averaging.average import Averaging
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ class FoundLR:
         Args:
             path: file to write the image to, if one is wanted.
         """
-        from matplotlib.figure import Figure  # without pyplot: no window, nothing global
+        with NeedsExtra("plot"):
+            from matplotlib.figure import Figure  # without pyplot: no window, nothing global
 
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()

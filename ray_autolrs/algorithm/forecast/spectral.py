@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from ray_autolrs.algorithm.forecast.forecaster import MIN_SERIES_POINTS, Forecast
 from ray_autolrs.algorithm.forecast.loss_curves import (
@@ -255,6 +254,8 @@ def _fit(rows: Array, starts: Array, noises: Array, floor: float) -> _Fit:
 
     A row counts by the root of its steps, as the error of a mean asks for.
     """
+    from scipy.optimize import nnls  # loading it takes half as long as torch
+
     basis = np.zeros((3, rows.shape[1] - 2))
     basis[0, 0] = 1.0
     basis[1, 1 : 1 + len(starts)] = starts

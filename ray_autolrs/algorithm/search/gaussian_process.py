@@ -42,6 +42,7 @@ from ray_autolrs.algorithm.search.strategy import (
     StageContext,
     validation_interval,
 )
+from ray_autolrs.extras import NeedsExtra
 
 ChooseBy = Literal["best_observed", "posterior_mean"]
 
@@ -194,7 +195,8 @@ class GaussianProcess(SearchStrategy):
         running: Sequence[float],
     ) -> tuple[Array, Array]:
         """Return μ and σ on the grid; an LR that was rejected counts as a probe that diverged."""
-        from ray_autolrs.algorithm.search import gp_model  # loading BoTorch takes seconds
+        with NeedsExtra("paper"):
+            from ray_autolrs.algorithm.search import gp_model  # loading BoTorch takes seconds
 
         low, high = map(math.log, context.facts.lr_interval)
         observed = [*(result.peak_lr for result in told), *rejected]
