@@ -43,6 +43,21 @@ class RunFolder:
         self.path = f"{storage_path.rstrip('/')}/{name}"
         self.filesystem.create_dir(self.path, recursive=True)
 
+    @classmethod
+    def of_run(cls, path: str) -> RunFolder:
+        """Return the folder of a run that has begun; nothing is made.
+
+        Raises:
+            ValueError: there is no run's log.
+        """
+        path = path if "://" in path else str(Path(path).absolute())
+        filesystem, inner = fs.FileSystem.from_uri(path)
+        storage_path, _, name = inner.rstrip("/").rpartition("/")
+        log = f"{inner.rstrip('/')}/{EVENTS_FILE}"
+        if filesystem.get_file_info(log).type != fs.FileType.File:
+            raise ValueError(f"{path} is not a run's folder: it holds no {EVENTS_FILE}")
+        return cls(storage_path, name, filesystem)
+
     @property
     def is_local(self) -> bool:
         """Whether the folder can be reached with plain file operations."""

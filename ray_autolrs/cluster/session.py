@@ -1,4 +1,4 @@
-"""What a session of a run trains with: a run that is continued has several, one for each ``fit``."""
+"""What a session of a run trains with: a run that is continued has one for each ``fit``."""
 
 from __future__ import annotations
 

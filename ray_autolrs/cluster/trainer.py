@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from ray_autolrs.cluster.lanes.choice import check_lanes
 from ray_autolrs.cluster.local_run import run_locally
 from ray_autolrs.cluster.run_folder import CONFIG_FILE, EventLog, RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
+from ray_autolrs.cluster.run_report import report_at_end
 from ray_autolrs.cluster.used_folder import (
     checkpoint_of,
     finished_record,
@@ -38,7 +40,10 @@ from ray_autolrs.cluster.used_folder import (
 )
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.report.costs import Costs, count_costs
+from ray_autolrs.report.evaluations import evaluations, saved_step
 from ray_autolrs.report.history import history_frame
+from ray_autolrs.report.main_picture import main_picture
+from ray_autolrs.report.run_view import RunView
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.sinks.log import LogSink
 from ray_autolrs.sinks.progress_bar import ProgressBar
@@ -48,6 +53,7 @@ from ray_autolrs.training.random_streams import random_states_kept
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +89,23 @@ class AutoLRSResult:
     @property
     def metrics(self) -> dict[str, float]:
         """The saved model's validation: ``"loss"`` and the task's metrics over the whole set."""
-        by_step: dict[int, dict[str, float]] = {}
-        for event in self.events:
-            if event["kind"] == "apply" and not event["diverged"]:
-                for step, name, value in event["evaluations"]:
-                    by_step.setdefault(step, {})[name] = value
-        if not self.config.validation.keep_best:
-            return by_step[max(by_step)]
-        return min(by_step.values(), key=lambda means: means["loss"])
+        by_step = evaluations(self.events)
+        return by_step[saved_step(by_step, keep_best=self.config.validation.keep_best)]
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw the main picture: LR and loss over the steps, and what the LRs promised.
+
+        Args:
+            path: image file to write as well; its suffix gives the format.
+
+        Raises:
+            ImportError: Matplotlib is missing.
+        """
+        name = Path(self.path).name
+        figure = main_picture(RunView(name, self.events, self.config.to_json(), self.schedule))
+        if path is not None:
+            figure.savefig(os.fspath(path))
+        return figure
 
 
 class AutoLRSTrainer:
@@ -171,7 +186,10 @@ class AutoLRSTrainer:
                 # Another process may have trained it to its end just before.
                 events = read_used(folder, self.config)
                 if finished_record(events) is None:
-                    self._train(folder, events, lease.owner)
+                    try:
+                        self._train(folder, events, lease.owner)
+                    finally:
+                        report_at_end(folder)
                     return self._result(folder)
         logger.info("the run in %s had finished; returning its result", folder.path)
         return self._result(folder)

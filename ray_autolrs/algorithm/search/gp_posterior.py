@@ -68,9 +68,7 @@ def posterior_of(
     return _predicted(parameters, known, y, at)
 
 
-def _predicted(
-    parameters: GPParameters, known: Array, y: Array, at: Array
-) -> tuple[Array, Array]:
+def _predicted(parameters: GPParameters, known: Array, y: Array, at: Array) -> tuple[Array, Array]:
     if len(known) == 0:
         return np.full(len(at), parameters.mean), np.ones(len(at))
     covariance = _kernel(parameters, known, known) + parameters.noise * np.eye(len(known))
