@@ -23,13 +23,13 @@ def headline(view: RunView) -> str:
     tried = sum(len(stage.probes) for stage in view.searched)
     interval = view.lr_interval
     if interval is None:
-        return f"Searching the first learning rate: {_count(tried, 'probe')} so far."
+        return f"Searching the first learning rate: {counted(tried, 'probe')} so far."
     found = (
         f"LR {number(interval[0], 3)}"
         if interval[0] == interval[1]
         else f"LRs from {number(interval[0], 3)} to {number(interval[1], 3)}"
     )
-    search = f"found with {_count(tried, 'probe')} in {_count(len(view.searched), 'stage')}"
+    search = f"found with {counted(tried, 'probe')} in {counted(len(view.searched), 'stage')}"
     step = view.saved_step
     if step is None:
         return f"{found}, {search}; no stage has ended yet."
@@ -75,5 +75,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _count(amount: int, what: str) -> str:
+def counted(amount: int, what: str) -> str:
+    """Return an amount with its noun.
+
+    >>> counted(1, "probe"), counted(3, "probe")
+    ('1 probe', '3 probes')
+    """
     return f"{amount} {what}" + ("" if amount == 1 else "s")

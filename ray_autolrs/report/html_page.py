@@ -27,7 +27,7 @@ from ray_autolrs.report.charts.outcome_chart import outcome_chart
 from ray_autolrs.report.charts.probe_marks import SHADES
 from ray_autolrs.report.charts.stage_charts import probes_chart, promises_chart
 from ray_autolrs.report.costs import count_costs
-from ray_autolrs.report.headline import duration, figures, headline
+from ray_autolrs.report.headline import counted, duration, figures, headline
 from ray_autolrs.report.run_view import RunView, StageView
 from ray_autolrs.report.surrogate import Picture, pictures
 from ray_autolrs.report.wall_time import WallTime, wall_time
@@ -124,7 +124,8 @@ def _stage_frames(view: RunView) -> list[Frame]:
 
 
 def _stage_label(stage: StageView) -> str:
-    label = f"Stage {stage.number}: {len(stage.probes)} probes from step {number(stage.first_step)}"
+    probes = counted(len(stage.probes), "probe")
+    label = f"Stage {stage.number}: {probes} from step {number(stage.first_step)}"
     return label if stage.lr is None else f"{label}, LR {number(stage.lr, 3)} applied"
 
 
@@ -134,7 +135,7 @@ def _picture_frame(stage: StageView, picture: Picture) -> dict[str, Chart | str]
     lr = number(picture.probe["peak_lr"], 3)
     asked = f"probe {picture.probe['index'] + 1}"
     return {
-        "label": f"After {told} results{beside}: {asked} at LR {lr}",
+        "label": f"After {counted(told, 'result')}{beside}: {asked} at LR {lr}",
         "posterior": posterior_chart(stage, picture),
         "bound": bound_chart(stage, picture),
     }

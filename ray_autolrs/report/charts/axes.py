@@ -149,4 +149,6 @@ def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
         for part in parts
         if power % every == 0
     ]
-    return [(value, compact(value)) for value in values if low <= value <= high]
+    return [
+        (value, compact(value)) for value in values if low * 0.999999 <= value <= high * 1.000001
+    ]
