@@ -4,6 +4,8 @@
 ``events.jsonl``     one record for each event and decision, append-only
 ``schedule.json``    the schedule found so far
 ``lease.json``       while the run is trained: who trains it
+``live.json``        while the run is trained: what it is doing
+``report.html``      all of this as a page
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ CONFIG_FILE = "config.json"
 EVENTS_FILE = "events.jsonl"
 SCHEDULE_FILE = "schedule.json"
 LEASE_FILE = "lease.json"
+LIVE_FILE = "live.json"
 
 
 class RunFolder:

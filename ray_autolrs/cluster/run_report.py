@@ -12,6 +12,7 @@ from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.run_folder import (
     CONFIG_FILE,
     EVENTS_FILE,
+    LIVE_FILE,
     SCHEDULE_FILE,
     RunFolder,
     parse_events,
@@ -53,7 +54,7 @@ def watch(
     interval_s: float = 5.0,
     on_write: Callable[[str], None] | None = None,
 ) -> str:
-    """Write a run's report whenever its log has grown, until it has finished; return where it is.
+    """Write a run's report whenever it has gone on, until it has finished; return where it is.
 
     Until then the page reloads itself. What ends it before is a ``KeyboardInterrupt``: the page
     that was written last stays.
@@ -68,12 +69,13 @@ def watch(
         ValueError: there is no run, or one of its files is damaged.
     """
     folder = RunFolder.of_run(os.fspath(run))
-    shown, written = -1, ""
+    shown: object = None
+    written = ""
     while True:
         view = read_run(folder)
         is_over = view.finished is not None
-        if len(view.records) != shown:
-            shown = len(view.records)
+        if shown != (len(view.records), view.live):
+            shown = len(view.records), view.live
             written = _write(folder, view, path, refresh_s=None if is_over else interval_s)
             if on_write is not None:
                 on_write(written)
@@ -132,6 +134,7 @@ def read_run(folder: RunFolder) -> RunView:
             records=records,
             stored=None if stored is None else from_stored(stored),
             schedule=None if schedule is None else LRSchedule.from_dict(schedule),
+            live=folder.read_json(LIVE_FILE),
         )
     except ValueError as error:
         raise ValueError(f"the run in {folder.path}: {error}") from error

@@ -27,6 +27,7 @@ from ray_autolrs.cluster.conductor import run_on_ray
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
 from ray_autolrs.cluster.lanes.choice import check_lanes
+from ray_autolrs.cluster.live_file import LiveFile
 from ray_autolrs.cluster.local_run import run_locally
 from ray_autolrs.cluster.run_folder import CONFIG_FILE, EventLog, RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
@@ -201,7 +202,7 @@ class AutoLRSTrainer:
                 ray.init()
             check_cluster(self.scaling_config)
         config = self._resolved(folder, events)
-        sinks = (LogSink(), ProgressBar(), *self.sinks)
+        sinks = (LogSink(), ProgressBar(), LiveFile(folder), *self.sinks)
         requested = self._finish_requested
         with finish_on_signal(requested):
             if self._num_workers == 0:

@@ -38,6 +38,16 @@ def headline(view: RunView) -> str:
     return f"{found}, {search}; {end} validation loss {loss} after {number(step)} steps."
 
 
+def doing(view: RunView) -> str | None:
+    """Return what the run does now; None where it is not being trained."""
+    if view.live is None or view.finished is not None:
+        return None
+    done, steps = number(view.live["steps_done"]), number(view.live["steps"])
+    return f"Now: {view.live['text']}" + (
+        f", {done} of {steps} steps." if view.live["steps"] else "."
+    )
+
+
 def figures(view: RunView, time: WallTime) -> list[Figure]:
     """Return the run's figures, the most wanted first."""
     costs, interval, step = view.costs, view.lr_interval, view.saved_step

@@ -27,7 +27,7 @@ from ray_autolrs.report.charts.outcome_chart import outcome_chart
 from ray_autolrs.report.charts.probe_marks import SHADES
 from ray_autolrs.report.charts.stage_charts import probes_chart, promises_chart
 from ray_autolrs.report.costs import count_costs
-from ray_autolrs.report.headline import counted, duration, figures, headline
+from ray_autolrs.report.headline import counted, doing, duration, figures, headline
 from ray_autolrs.report.run_view import RunView, StageView
 from ray_autolrs.report.surrogate import Picture, pictures
 from ray_autolrs.report.wall_time import WallTime, wall_time
@@ -56,6 +56,7 @@ def html_page(view: RunView, *, refresh_s: float | None = None) -> str:
         view=view,
         refresh_s=refresh_s,
         headline=headline(view),
+        doing=doing(view),
         figures=figures(view, time),
         lr=lr_chart(view),
         loss=loss_chart(view),

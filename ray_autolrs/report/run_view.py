@@ -100,12 +100,14 @@ class RunView:
         records: of its log, in order.
         stored: what ``config.json`` holds; None before it is written.
         schedule: what ``schedule.json`` holds; None before the first stage is applied.
+        live: what ``live.json`` holds; None where the run is not being trained.
     """
 
     name: str
     records: Sequence[Record]
     stored: StoredSettings | None = None
     schedule: LRSchedule | None = None
+    live: dict[str, Any] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,6 +118,15 @@ class RunView:
     def finished(self) -> Record | None:
         """The record of its end; None before."""
         return next((record for record in self.records if record["kind"] == "finished"), None)
+
+    @property
+    def live_losses(self) -> list[tuple[int, float]]:
+        """Steps and training losses of the stage that is being applied, as far as it is."""
+        live = self.live or {}
+        done = any(s.number == live.get("stage") and s.applied is not None for s in self.stages)
+        if self.finished is not None or done:
+            return []
+        return [(step, loss) for step, loss in live.get("losses", [])]
 
     @functools.cached_property
     def costs(self) -> Costs:

@@ -19,7 +19,8 @@ class Page(HTMLParser):
         assert self._open == [], "each element is closed"
 
     def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs), text := []))
+        text: list[str] = []
+        self.elements.append((tag, dict(attrs), text))
         if tag not in VOID:
             self._open.append((tag, text))
 

@@ -31,12 +31,15 @@ def loss_chart(view: RunView) -> Chart:
     }
     forecast = [stage for stage in view.searched if stage.forecast and stage.steps]
     ends = [stage.outcome for stage in forecast if stage.outcome is not None]
-    y = _axis(mean, [*validated.values(), *ends])
+    y = _axis(mean, [*validated.values(), *ends, *(loss for _, loss in view.live_losses)])
     x = Axis.over("step", [0, view.total_steps], margin=0.0)
     curves = [*_probe_curves(view, x, y)]
     curves.append(Curve(area(x, y, middles, low, high), "training-band"))
     curves.append(Curve(line(x, y, middles, mean), "training", "training loss"))
     curves.append(Curve(line(x, y, validated, validated.values()), "validation"))
+    if view.live_losses:
+        steps, losses = zip(*view.live_losses, strict=True)
+        curves.append(Curve(line(x, y, steps, losses), "training", "training loss, so far"))
     marks = [
         mark(x, y, (step, loss), "dot", "validation", f"validation loss {number(loss)} at {step:,}")
         for step, loss in validated.items()

@@ -137,9 +137,10 @@ def _loss_axis(stage: StageView, series: Sequence[Array], applied: Array) -> Axi
     promised = [probe["forecast"] for probe in stage.probes if probe["forecast"] is not None]
     values += without_far(promised, values)
     is_log = spans_decades(values)
-    return Axis.over(
-        f"{stage.objective} loss" + (" (log)" if is_log else ""), values, is_log=is_log
-    )
+    name = f"{stage.objective} loss"
+    if all(len(probe["validation_losses"]) == 1 for probe in stage.probes):
+        name = "loss (lines: training, points: validation)"
+    return Axis.over(name + (" (log)" if is_log else ""), values, is_log=is_log)
 
 
 def _keys(stage: StageView, *, looks_ahead: bool, is_applied: bool) -> tuple[Key, ...]:
