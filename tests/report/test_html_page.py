@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import re
 import time
@@ -187,7 +186,3 @@ def test_a_long_run_s_page_is_made_fast_and_stays_small():
     assert time.process_time() - begin_s < 5.0
     assert len(html) < 3e6
     assert "The last 40 stages with a search; the 60 before them" in html
-
-
-def test_views_are_values():
-    assert dataclasses.replace(VIEW, name="b").stages == VIEW.stages

@@ -56,7 +56,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A rectangle, in percent from the left and the top; ``height_px`` counts where it is given."""
+    """A rectangle, in percent from the left and the top, with a CSS class and a title."""
 
     x: float
     y: float
