@@ -15,6 +15,7 @@ from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import lane_in_process
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.session import record_session
 from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
@@ -47,6 +48,7 @@ def run_locally(
             f"storage_path of {folder.path!r} must be local for num_workers=0; give a local path "
             "or train with at least one worker"
         )
+    record_session(folder, owner, workers=0, gpus=int(torch.cuda.is_available()))
     actor = SearchActor(config, folder, owner=owner)
     keep = checkpoints_to_keep(config.checkpoints, run_config)
     store = CheckpointStore(folder, keep=keep, keeps_best=config.checkpoints.best)

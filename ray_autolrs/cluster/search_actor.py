@@ -265,7 +265,8 @@ class SearchActor:
     def _write(self, before: RunState, event: Event, after: RunState, marks: Record) -> None:
         now = time.time()
         if isinstance(event, Ready):
-            marks = marks | {"redone_steps": self._redone_steps(event, after)}
+            redone = self._progress.redone_steps(event, outstanding(after), self._log.records)
+            marks = marks | {"redone_steps": redone}
         records: list[Record] = [event_record(before, event, after) | marks | {"time": now}]
         if isinstance(after.phase, Applying) and after.phase is not before.phase:
             known = [*self._log.records, *records]
@@ -276,25 +277,6 @@ class SearchActor:
             schedule = LRSchedule(after.segments, average)
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
-
-    def _redone_steps(self, event: Ready, state: RunState) -> int:
-        """Return how many steps workers that were lost had taken, which are taken again.
-
-        Steps of stages that the log holds twice are not among them.
-        """
-        found = self._progress.latest()
-        if found is None:
-            return 0
-        address, steps = found
-        number_key = "index" if address[0] == "probe" else "attempt"
-        told = ((r["kind"], r.get("stage"), r.get(number_key)) for r in self._log.records)
-        if address in told:
-            return 0
-        commands = outstanding(state)
-        next_one = commands[0] if commands else None
-        is_next = isinstance(next_one, (Probe, Apply)) and address_of(next_one) == address
-        held = event.done_steps if is_next and event.begun == address else 0
-        return max(0, steps - held)
 
 
 def _has_more_to_run(before: RunState, after: RunState) -> bool:

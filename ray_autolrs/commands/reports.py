@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +41,8 @@ class Report(Command):
     """Table of probes and evaluations to write, too: .parquet or .csv."""
 
     def run(self) -> None:
-        run_report = importlib.import_module("ray_autolrs.cluster.run_report")
+        from ray_autolrs.cluster import run_report
+
         with as_usage_errors():
             if not self.watch:
                 print(f"written: {run_report.write_report(self.run_path, self.output)}")

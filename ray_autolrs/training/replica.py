@@ -12,16 +12,11 @@ from torch import Tensor, nn
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.training.averaging.average import (
-    Averaging,
-    WeightAverage,
-    averages_itself,
-    refuse_a_second_average,
-)
+from ray_autolrs.training.averaging.average import Averaging
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
+from ray_autolrs.training.averaging.choice import build_average
 from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
-from ray_autolrs.training.averaging.self_averaged import SelfAveraged
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.counted import count_only
@@ -92,7 +87,7 @@ class Replica:
         # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
-        self.average = self._build_average(averaging)
+        self.average = build_average(averaging, self.optimizer)
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
         is_live = averages_gradients(self.module) or self._own_step is not None
@@ -102,15 +97,6 @@ class Replica:
         self._unused_are_known = alone
         self.rescales_uncounted = False
         self.gradient_norms: dict[int, Tensor] | None = None
-
-    def _build_average(self, averaging: Averaging | None) -> WeightAverage:
-        if not averages_itself(self.optimizer):
-            return (
-                NoAverage(self.optimizer) if averaging is None else averaging.build(self.optimizer)
-            )
-        if averaging is not None:
-            refuse_a_second_average(self.optimizer)
-        return SelfAveraged(self.optimizer)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that model and loss run in: autocast, or none for ``"fp32"``."""
