@@ -117,9 +117,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--method",
-        choices=("paper", "default"),
-        default="paper",
-        help="search every stage as the paper does, or once before the first step (default: paper)",
+        choices=("default", "paper"),
+        default="default",
+        help="search once before the first step (default), or every stage as the paper does",
     )
     parser.add_argument(
         "--probe-actors",
@@ -135,8 +135,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main() -> None:
-    arguments = parse()
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
     workers, actors = arguments.num_workers, arguments.probe_actors
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

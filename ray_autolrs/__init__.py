@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
     from ray_autolrs.algorithm.search.research import Research
     from ray_autolrs.checkpoint_settings import Checkpoints
-    from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
+    from ray_autolrs.cluster.run_result import AutoLRSResult
+    from ray_autolrs.cluster.trainer import AutoLRSTrainer
     from ray_autolrs.config import AutoLRSConfig
     from ray_autolrs.lanes import Lanes
     from ray_autolrs.schedule import LRSchedule
@@ -66,7 +67,8 @@ _HOMES = {
     "algorithm.search.gaussian_process": ("GaussianProcess",),
     "algorithm.search.research": ("Research",),
     "checkpoint_settings": ("Checkpoints",),
-    "cluster.trainer": ("AutoLRSResult", "AutoLRSTrainer"),
+    "cluster.run_result": ("AutoLRSResult",),
+    "cluster.trainer": ("AutoLRSTrainer",),
     "config": ("AutoLRSConfig",),
     "lanes": ("Lanes",),
     "schedule": ("LRSchedule",),

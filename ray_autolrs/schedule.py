@@ -17,6 +17,7 @@ from ray_autolrs.algorithm.field_checks import is_integer, is_number, shortened
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.checksums import unsealed
+from ray_autolrs.lr_axes import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -226,9 +227,7 @@ class LRSchedule:
             The axes drawn on; ``.figure`` is their figure.
         """
         if ax is None:
-            from matplotlib.figure import Figure  # without pyplot: no window, nothing global
-
-            ax = Figure(figsize=(7, 4), layout="constrained").subplots()
+            ax = new_figure().subplots()
         steps = [step for segment in self.segments for step in _steps_to_plot(segment)]
         ax.plot(steps, [self.lr_at(step) for step in steps])
         ax.set(xlabel="step", ylabel="learning rate", yscale="log")

@@ -85,7 +85,7 @@ def differences(
         stored: the second one.
         apart_from: how paths begin that are left out.
     """
-    ours, theirs = dict(_leaves(given["settings"])), dict(_leaves(stored["settings"]))
+    ours, theirs = dict(leaves(given["settings"])), dict(leaves(stored["settings"]))
     paths = [*ours, *(path for path in theirs if path not in ours)]
     return [
         Difference(path, ours.get(path), theirs.get(path))
@@ -126,6 +126,24 @@ def replaced(tree: Tree, *settings: Setting) -> Tree:
     return dataclasses.replace(tree, **here)  # type: ignore[type-var]
 
 
+def parse_setting(text: str) -> Setting:
+    """Return the setting that ``PATH=VALUE`` names: a JSON value or, if it is none, a string.
+
+    >>> parse_setting("search.probe_steps=50"), parse_setting("lanes.kind=workers")
+    (('search.probe_steps', 50), ('lanes.kind', 'workers'))
+
+    Raises:
+        ValueError: it has another form.
+    """
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text} must be PATH=VALUE, such as search.probe_steps=50")
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value
+
+
 def _as_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
@@ -147,12 +165,13 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting of a stored tree with its path; that of a part's type ends in ``type``."""
     if not isinstance(value, dict):
         yield path, value
         return
     for name, item in value.items():
-        yield from _leaves(item, f"{path}.{name}" if path else name)
+        yield from leaves(item, f"{path}.{name}" if path else name)
 
 
 def _filled(resolved: Any, given: Any, stored: Any) -> Any:

@@ -112,7 +112,7 @@ def test_gpu_workers_are_autoscaled():
 def test_every_node_has_the_shared_folder_and_the_pinned_package(config):
     assert any("mountpoint -q /mnt/shared" in line for line in config["initialization_commands"])
     install = " ".join(config["setup_commands"])
-    assert "pip install --quiet --constraint constraints.txt '.[jobs]'" in install
+    assert "pip install --quiet --constraint constraints.txt '.[examples,jobs]'" in install
     assert config["file_mounts"]["~/ray_autolrs"] == "."
 
 

@@ -17,12 +17,12 @@ import ray_autolrs
 
 PACKAGE = Path(ray_autolrs.__file__).parent
 LAYERS = [
-    ["algorithm", "algorithm.field_checks", "checksums"],
+    ["extras", "algorithm", "algorithm.field_checks", "checksums"],
     ["algorithm.schedules"],
     ["algorithm.forecast"],
     ["algorithm.search"],
     ["algorithm.stages"],
-    ["checkpoint_settings", "lanes", "settings_tree", "task"],
+    ["checkpoint_settings", "lanes", "lr_axes", "settings_tree", "task"],
     ["training"],
     ["config"],
     ["schedule", "report"],
@@ -30,6 +30,7 @@ LAYERS = [
     ["workloads"],
     ["cluster"],
     ["comparison"],
+    ["commands", "__main__"],
 ]
 """Parts of the package from the lowest up; a module may import its own layer and those below.
 
@@ -37,9 +38,9 @@ The config composes what the parts below it define: none of them knows it.
 """
 
 TORCH_FREE = [
-    *("algorithm", "checkpoint_settings", "checksums", "lanes", "settings_tree"),
-    "training.settings",
-    *("training.averaging.average", "training.averaging.schedule_free", "training.averaging.ema"),
+    *("extras", "algorithm", "checkpoint_settings", "checksums", "lanes", "lr_axes"),
+    *("settings_tree", "training.settings", "training.averaging.average"),
+    *("training.averaging.schedule_free", "training.averaging.ema"),
     *("config", "schedule", "report", "sinks"),
 ]
 """What works without torch: all that a run's settings, its log and its schedule are made of."""

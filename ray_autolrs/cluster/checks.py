@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +13,6 @@ from ray.train import RunConfig, ScalingConfig
 from ray_autolrs.checkpoint_settings import Checkpoints
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
-
-logger = logging.getLogger(__name__)
 
 KEPT = 2
 """Checkpoints that stay where nobody says how many: one to go back to, should the newest be
@@ -72,15 +69,16 @@ def checkpoints_to_keep(settings: Checkpoints, run_config: RunConfig) -> int:
     """Return how many checkpoints stay in the run's folder.
 
     Raises:
-        ValueError: the settings and ``run_config`` say different numbers.
+        ValueError: the settings and ``run_config`` say different numbers, or ``run_config``
+            scores checkpoints.
     """
     asked = run_config.checkpoint_config
     kept = asked.num_to_keep if asked is not None else None
     if asked is not None and asked.checkpoint_score_attribute is not None:
-        logger.warning(
-            "RunConfig's checkpoint_config.checkpoint_score_attribute is ignored: the newest "
-            "checkpoints are kept, and with Checkpoints(best=True) that of the lowest validation "
-            "loss"
+        raise ValueError(
+            f"CheckpointConfig(checkpoint_score_attribute={asked.checkpoint_score_attribute!r}) is "
+            "not followed: the newest checkpoints stay and, with "
+            "AutoLRSConfig(checkpoints=Checkpoints(best=True)), that of the lowest validation loss"
         )
     if None not in (kept, settings.keep) and kept != settings.keep:
         raise ValueError(

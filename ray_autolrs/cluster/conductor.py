@@ -43,10 +43,11 @@ from ray_autolrs.cluster.lanes.leases import Assignment
 from ray_autolrs.cluster.ray_metrics import ray_metrics
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.session import record_session
 from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.sinks.sink import Sink, Status
+from ray_autolrs.sinks.sink import Measurement, Sink, Status
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import ProcessGroup, Solo
 
@@ -83,6 +84,10 @@ class RemoteSearch:
         """Tell the progress, without waiting for the answer."""
         self._actor.heartbeat.remote(steps_done, loss)
 
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Tell what was measured of the applied model, without waiting for the answer."""
+        self._actor.measured.remote(measurements)
+
     def finish(self) -> None:
         """Tell that a run without a known end is to end."""
         _answer(self._actor.finish.remote())
@@ -112,6 +117,7 @@ def run_on_ray(
     finish_requested: threading.Event,
     sinks: Sequence[Sink],
     owner: str,
+    torch_config: ray.train.torch.TorchConfig | None = None,
 ) -> None:
     """Train on the Ray cluster that this process is connected to.
 
@@ -127,6 +133,9 @@ def run_on_ray(
     logger.info(
         "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
+    gpus = scaling_config.total_resources.get("GPU", 0)
+    gpus += choice.actors * choice.resources_per_actor.get("GPU", 0)
+    record_session(folder, owner, workers=num_workers, gpus=gpus)
     actor = start_beside_driver(
         SearchActor,
         f"search-{run_config.name}",
@@ -150,6 +159,7 @@ def run_on_ray(
     )
     keep = checkpoints_to_keep(config.checkpoints, run_config)
     settings = {"task": task, "config": config, "search": search, "folder": folder, "keep": keep}
+    settings["reports"] = bool(run_config.callbacks)
     relay = FinishRelay(finish_requested, search.finish)
     told = [*sinks, ray_metrics(run.name)]
     feed = SinkFeed(search.poll, config.total_steps, told)
@@ -158,6 +168,7 @@ def run_on_ray(
             ray.train.torch.TorchTrainer(
                 _train_worker,
                 train_loop_config=settings | {"lane": lane},
+                torch_config=torch_config,
                 scaling_config=scaling_config,
                 # Ray Train stores no checkpoint, so it must not delete any.
                 run_config=dataclasses.replace(run_config, checkpoint_config=CheckpointConfig()),
@@ -213,12 +224,23 @@ def _train_worker(settings: dict[str, Any]) -> None:
     config: AutoLRSConfig = settings["config"]
     folder: RunFolder = settings["folder"]
     store = CheckpointStore(folder, keep=settings["keep"], keeps_best=config.checkpoints.best)
-    step = worker_loop(task, config, group, device, settings["search"], store, settings["lane"])
+    told = worker_loop(
+        task,
+        config,
+        group,
+        device,
+        settings["search"],
+        store,
+        settings["lane"],
+        # Each report waits for the controller: only if somebody hears of it.
+        report=ray.train.report if settings["reports"] else None,
+    )
     # Ray Train, and callbacks in ``RunConfig``, hear of the trained model; it is stored already.
     storage = ray.train.get_context().get_storage()
-    last = Checkpoint(f"{folder.path}/{Place(step).name}", storage.storage_filesystem)
+    name = Place(int(told["step"])).name
+    last = Checkpoint(f"{folder.path}/{name}", storage.storage_filesystem)
     ray.train.report(
-        {"step": step},
+        told,
         checkpoint=last if group.rank == 0 else None,
         checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
     )

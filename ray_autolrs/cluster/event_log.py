@@ -20,7 +20,7 @@ from ray_autolrs.checksums import LINE_DIGITS, sealed, unsealed
 from ray_autolrs.cluster.run_folder import EVENTS_FILE, LEASE_FILE, RunFolder
 
 LOG_FORMAT = "ray_autolrs.events/1"
-"""Stands in a log's first record; a log without one is of an older version."""
+"""Stands in a log's record of kind ``lanes``; a log without it is of an older version."""
 
 LEAST_PARTS = 16
 """Parts that are kept before they are folded, however short the log is."""

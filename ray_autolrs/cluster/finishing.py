@@ -13,8 +13,9 @@ from ray_autolrs.cluster.background import Background
 
 logger = logging.getLogger(__name__)
 
-FINISH_SIGNAL = signal.SIGUSR1
-"""Sent to the driver's process, it does what ``finish()`` does."""
+FINISH_SIGNAL: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+"""Sent to the driver's process, it does what ``finish()`` does. None where there is no such
+signal, as on Windows."""
 
 POLL_INTERVAL_S = 0.5
 
@@ -49,8 +50,11 @@ def finish_on_signal(requested: threading.Event) -> Iterator[None]:
     Only a process's main thread can listen. A handler that was not set by Python is left in its
     place, because it could not be put back.
     """
+    if FINISH_SIGNAL is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.getsignal(FINISH_SIGNAL)
-    if threading.current_thread() is not threading.main_thread() or before is None:
+    if before is None:
         yield
         return
     interrupt = signal.getsignal(signal.SIGINT)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
-from tokenizers import Tokenizer
 from torch import nn
 
 from ray_autolrs.cluster.checkpoint_files import MODEL_FILE
@@ -22,10 +20,14 @@ from ray_autolrs.cluster.fixed_lr import fit_fixed
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.trainer import AutoLRSTrainer
 from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.report.stage_table import stage_table
-from ray_autolrs.settings_tree import Setting
+from ray_autolrs.settings_tree import parse_setting
 from ray_autolrs.task import Precision, TrainingTask
 from ray_autolrs.training.step_timing import StepTiming, time_steps
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 JOB_FILE = "job.json"
 """In the run's folder: the arguments that make it another run if they change."""
@@ -104,15 +106,7 @@ def config_from(arguments: argparse.Namespace, preset: AutoLRSConfig) -> AutoLRS
         ValueError: ``--set`` is not of the form PATH=VALUE, or there is no such setting, or it
             refuses the value.
     """
-    settings: list[Setting] = [("seed", arguments.seed)]
-    for text in arguments.set:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text} must be PATH=VALUE, such as search.probe_steps=50")
-        try:
-            settings.append((path, json.loads(value)))
-        except json.JSONDecodeError:
-            settings.append((path, value))
+    settings = [("seed", arguments.seed), *map(parse_setting, arguments.set)]
     return preset.replaced(*settings)
 
 
@@ -134,6 +128,8 @@ def kept_tokenizer(arguments: argparse.Namespace, train: Callable[[], Tokenizer]
     folder = run_folder(arguments)
     found = folder.read(TOKENIZER_FILE)
     if found is not None:
+        with NeedsExtra("examples"):
+            from tokenizers import Tokenizer
         return Tokenizer.from_str(found.decode())
     tokenizer = train()
     folder.write(TOKENIZER_FILE, tokenizer.to_str().encode())

@@ -10,11 +10,12 @@ import torch
 from ray.train import RunConfig
 
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore
-from ray_autolrs.cluster.checks import checkpoints_to_keep, worker_environment
+from ray_autolrs.cluster.checks import checkpoints_to_keep
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import lane_in_process
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.session import record_session
 from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
@@ -47,7 +48,7 @@ def run_locally(
             f"storage_path of {folder.path!r} must be local for num_workers=0; give a local path "
             "or train with at least one worker"
         )
-    _tell_ignored(run_config)
+    record_session(folder, owner, workers=0, gpus=int(torch.cuda.is_available()))
     actor = SearchActor(config, folder, owner=owner)
     keep = checkpoints_to_keep(config.checkpoints, run_config)
     store = CheckpointStore(folder, keep=keep, keeps_best=config.checkpoints.best)
@@ -56,17 +57,3 @@ def run_locally(
     relay = FinishRelay(finish_requested, actor.finish)
     with relay, SinkFeed(actor.poll, config.total_steps, sinks):
         worker_loop(task, config, Solo(), device, actor, store, lane)
-
-
-def _tell_ignored(run_config: RunConfig) -> None:
-    """Warn of settings that only Ray Train can follow: a run may try them in this process first."""
-    failure = run_config.failure_config
-    ignored = {
-        "callbacks: the sinks are told what happens": bool(run_config.callbacks),
-        "failure_config: an error ends the run, which fit() by the same name continues": (
-            failure is not None and failure.max_failures != 0
-        ),
-        "worker_runtime_env: set os.environ before fit()": bool(worker_environment(run_config)),
-    }
-    for what in (what for what, is_set in ignored.items() if is_set):
-        logger.warning("num_workers=0 trains without Ray Train, and ignores RunConfig's %s", what)

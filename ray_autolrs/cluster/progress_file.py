@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Sequence
 
 from ray_autolrs.algorithm.field_checks import is_integer
-from ray_autolrs.algorithm.stages.messages import Address
+from ray_autolrs.algorithm.stages.messages import (
+    Address,
+    Apply,
+    Command,
+    Probe,
+    Ready,
+    address_of,
+)
+from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.run_folder import PROGRESS_FILE, RunFolder
 
 NOTE_INTERVAL_S = 1.0
@@ -49,6 +58,31 @@ class ProgressFile:
             return None
         known = isinstance(kind, str) and all(map(is_integer, (stage, number, steps)))
         return ((kind, stage, number), steps) if known else None
+
+    def redone_steps(
+        self, event: Ready, commands: Sequence[Command], records: Iterable[Record]
+    ) -> int:
+        """Return how many steps workers that were lost had taken, which are taken again.
+
+        Steps of stages that the log holds twice are not among them.
+
+        Args:
+            event: what the new workers have told.
+            commands: what they are to do.
+            records: of the log.
+        """
+        found = self.latest()
+        if found is None:
+            return 0
+        address, steps = found
+        number_key = "index" if address[0] == "probe" else "attempt"
+        told = ((r["kind"], r.get("stage"), r.get(number_key)) for r in records)
+        if address in told:
+            return 0
+        next_one = commands[0] if commands else None
+        is_next = isinstance(next_one, (Probe, Apply)) and address_of(next_one) == address
+        held = event.done_steps if is_next and event.begun == address else 0
+        return max(0, steps - held)
 
     def delete(self) -> None:
         """Delete the file: the run is over."""

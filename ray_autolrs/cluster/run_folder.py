@@ -5,6 +5,8 @@
 ``schedule.json``    the schedule found so far
 ``lease.json``       while the run is trained: who trains it
 ``progress.json``    while the run is trained: how far its workers are
+``live.json``        while the run is trained: what it is doing
+``report.html``      all of this as a page
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ EVENTS_FILE = "events.jsonl"
 SCHEDULE_FILE = "schedule.json"
 LEASE_FILE = "lease.json"
 PROGRESS_FILE = "progress.json"
+LIVE_FILE = "live.json"
 
 
 class RunFolder:
@@ -44,6 +47,27 @@ class RunFolder:
         self.filesystem = filesystem
         self.path = f"{storage_path.rstrip('/')}/{name}"
         self.filesystem.create_dir(self.path, recursive=True)
+
+    @classmethod
+    def of_run(cls, path: str, filesystem: fs.FileSystem | None = None) -> RunFolder:
+        """Return the folder of a run that has begun; nothing is made.
+
+        Args:
+            path: of the folder, local or a URI.
+            filesystem: how to reach it, or None to tell from the path's form.
+
+        Raises:
+            ValueError: there is no run's log.
+        """
+        inner = path
+        if filesystem is None:
+            path = path if "://" in path else str(Path(path).expanduser().absolute())
+            filesystem, inner = fs.FileSystem.from_uri(path)
+        storage_path, _, name = inner.rstrip("/").rpartition("/")
+        log = f"{inner.rstrip('/')}/{EVENTS_FILE}"
+        if filesystem.get_file_info(log).type != fs.FileType.File:
+            raise ValueError(f"{path} is not a run's folder: it holds no {EVENTS_FILE}")
+        return cls(storage_path, name, filesystem)
 
     @property
     def is_local(self) -> bool:

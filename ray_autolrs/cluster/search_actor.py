@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -40,9 +41,12 @@ from ray_autolrs.cluster.run_folder import EVENTS_FILE, SCHEDULE_FILE, RunFolder
 from ray_autolrs.cluster.search_clock import Outlook, next_search_s, search_times
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
-from ray_autolrs.sinks.sink import Status
+from ray_autolrs.sinks.sink import Measurement, Status
 
 logger = logging.getLogger(__name__)
+
+MOST_MEASURED = 100_000
+"""Measurements that wait for a poll. Ours: more are made in half a second by no one."""
 
 PULL_TIMEOUT_S = 2.0
 """Longest wait for a probe before a lane is told to ask again."""
@@ -62,6 +66,9 @@ class SearchLine(Protocol):
 
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress of the current command; does not wait. Rank 0 calls it."""
+
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Tell what was measured of the applied model; does not wait. Rank 0 calls it."""
 
 
 class SearchActor:
@@ -94,6 +101,7 @@ class SearchActor:
         self._desk = ProbeDesk(PULL_TIMEOUT_S + 1.0)
         self._given_s = time.monotonic()
         self._status = Status()
+        self._measured: deque[Measurement] = deque(maxlen=MOST_MEASURED)
         self._state = RunState()
         self._owner = owner
         self._progress = ProgressFile(folder)
@@ -190,10 +198,21 @@ class SearchActor:
             if isinstance(command, (Probe, Apply)):
                 self._progress.note(address_of(command), steps_done)
 
-    def poll(self, first_record: int) -> tuple[list[Record], Status]:
-        """Return the log's records from number ``first_record`` on, and the status."""
+    def measured(self, measurements: tuple[Measurement, ...]) -> None:
+        """Take note of what was measured, for the next poll; the log does not hold it."""
         with self._changed:
-            status = dataclasses.replace(self._status, lanes_busy=self._desk.busy)
+            self._measured += measurements
+
+    def poll(self, first_record: int) -> tuple[list[Record], Status]:
+        """Return the log's records from number ``first_record`` on, and the status.
+
+        What was measured is told once.
+        """
+        with self._changed:
+            status = dataclasses.replace(
+                self._status, lanes_busy=self._desk.busy, measured=tuple(self._measured)
+            )
+            self._measured.clear()
             return self._log.records[first_record:], status
 
     def _load(self) -> None:
@@ -246,7 +265,8 @@ class SearchActor:
     def _write(self, before: RunState, event: Event, after: RunState, marks: Record) -> None:
         now = time.time()
         if isinstance(event, Ready):
-            marks = marks | {"redone_steps": self._redone_steps(event, after)}
+            redone = self._progress.redone_steps(event, outstanding(after), self._log.records)
+            marks = marks | {"redone_steps": redone}
         records: list[Record] = [event_record(before, event, after) | marks | {"time": now}]
         if isinstance(after.phase, Applying) and after.phase is not before.phase:
             known = [*self._log.records, *records]
@@ -257,25 +277,6 @@ class SearchActor:
             schedule = LRSchedule(after.segments, average)
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
-
-    def _redone_steps(self, event: Ready, state: RunState) -> int:
-        """Return how many steps workers that were lost had taken, which are taken again.
-
-        Steps of stages that the log holds twice are not among them.
-        """
-        found = self._progress.latest()
-        if found is None:
-            return 0
-        address, steps = found
-        number_key = "index" if address[0] == "probe" else "attempt"
-        told = ((r["kind"], r.get("stage"), r.get(number_key)) for r in self._log.records)
-        if address in told:
-            return 0
-        commands = outstanding(state)
-        next_one = commands[0] if commands else None
-        is_next = isinstance(next_one, (Probe, Apply)) and address_of(next_one) == address
-        held = event.done_steps if is_next and event.begun == address else 0
-        return max(0, steps - held)
 
 
 def _has_more_to_run(before: RunState, after: RunState) -> bool:

@@ -57,6 +57,8 @@ class SinkFeed(Background):
             logger.debug("progress is unknown: %s", error)
             return
         self._seen += len(records)
+        for measurement in status.measured:
+            self._tell(methodcaller("measure", measurement))
         for record in records:
             self._tell(methodcaller("record", record))
         self._tell(methodcaller("progress", status))

@@ -7,12 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
-from ray.train import Checkpoint, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig
 
 from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.checkpoint_loading import newest_checkpoint
@@ -21,6 +21,7 @@ from ray_autolrs.cluster.checks import (
     check_parallelism,
     check_picklable,
     check_workers,
+    checkpoints_to_keep,
     worker_environment,
 )
 from ray_autolrs.cluster.conductor import run_on_ray
@@ -28,72 +29,29 @@ from ray_autolrs.cluster.event_log import EventLog
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
 from ray_autolrs.cluster.lanes.choice import check_lanes, lanes_for
+from ray_autolrs.cluster.live_file import LiveFile
 from ray_autolrs.cluster.local_run import run_locally
+from ray_autolrs.cluster.ray_train_hooks import check_in_process
 from ray_autolrs.cluster.run_folder import CONFIG_FILE, RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
+from ray_autolrs.cluster.run_report import report_at_end
+from ray_autolrs.cluster.run_result import AutoLRSResult, read_result
 from ray_autolrs.cluster.stopped_run import last_checkpoint_told
 from ray_autolrs.cluster.used_folder import (
-    checkpoint_of,
     finished_record,
     has_begun,
     read_used,
     schedule_of,
 )
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.report.costs import Costs, count_costs
-from ray_autolrs.report.history import history_frame
-from ray_autolrs.schedule import LRSchedule
+from ray_autolrs.report.costs import count_costs
 from ray_autolrs.sinks.log import LogSink
 from ray_autolrs.sinks.progress_bar import ProgressBar
 from ray_autolrs.sinks.sink import Sink
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.random_streams import random_states_kept
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AutoLRSResult:
-    """What a run leaves.
-
-    Attributes:
-        config: the settings that it ran with, resolved.
-        schedule: the learning-rate schedule that it found and trained with.
-        checkpoint: the trained model: ``model.pt`` is the module's ``state_dict``.
-        path: the run's folder.
-        events: the records of its log, in order.
-    """
-
-    config: AutoLRSConfig
-    schedule: LRSchedule
-    checkpoint: Checkpoint
-    path: str
-    events: tuple[Record, ...]
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row for each probe and each evaluation; see :mod:`ray_autolrs.report.history`."""
-        return history_frame(self.events)
-
-    @property
-    def costs(self) -> Costs:
-        """Applied steps and probe steps, and their seconds."""
-        return count_costs(self.events)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The saved model's validation: ``"loss"`` and the task's metrics over the whole set."""
-        by_step: dict[int, dict[str, float]] = {}
-        for event in self.events:
-            if event["kind"] == "apply" and not event["diverged"]:
-                for step, name, value in event["evaluations"]:
-                    by_step.setdefault(step, {})[name] = value
-        if not self.config.validation.keep_best:
-            return by_step[max(by_step)]
-        return min(by_step.values(), key=lambda means: means["loss"])
 
 
 class AutoLRSTrainer:
@@ -109,10 +67,12 @@ class AutoLRSTrainer:
             ``num_workers=0`` trains in this process, without Ray.
         run_config: name and storage of the run, as in Ray Train; None makes a name.
         sinks: told what happens while it goes on, besides the log and the progress bar.
+        torch_config: of the workers' process group, as in Ray Train.
 
     Raises:
         ValueError: a setting of the task or of the lanes is refused, the workers do not divide
-            the global batch, their number is elastic, or the task cannot be pickled.
+            the global batch, their number is elastic, the task cannot be pickled, or a setting
+            that only Ray Train can follow is given with ``num_workers=0``.
         TypeError: an argument is of another class.
     """
 
@@ -124,6 +84,7 @@ class AutoLRSTrainer:
         scaling_config: ScalingConfig | None = None,
         run_config: RunConfig | None = None,
         sinks: Sequence[Sink] = (),
+        torch_config: TorchConfig | None = None,
     ) -> None:
         _check_type("task", task, TrainingTask)
         _check_type("config", config, AutoLRSConfig)
@@ -132,8 +93,12 @@ class AutoLRSTrainer:
         self.scaling_config = scaling_config or ScalingConfig()
         self.run_config = _with_absolute_path(run_config or RunConfig())
         self.sinks = tuple(sinks)
+        self.torch_config = torch_config
         self._finish_requested = threading.Event()
         self._num_workers = check_workers(self.scaling_config)
+        if self._num_workers == 0:
+            check_in_process(self.run_config, torch_config)
+        checkpoints_to_keep(config.checkpoints, self.run_config)
         check_lanes(config.lanes)
         task.check_settings()
         check_parallelism(task, config, self._num_workers)
@@ -176,7 +141,10 @@ class AutoLRSTrainer:
                 # Another process may have trained it to its end just before.
                 events = read_used(folder, self.config)
                 if finished_record(events) is None:
-                    self._train(folder, events, lease.owner)
+                    try:
+                        self._train(folder, events, lease.owner)
+                    finally:
+                        report_at_end(folder)
                     return self._result(folder)
         logger.info("the run in %s had finished; returning its result", folder.path)
         return self._result(folder)
@@ -188,7 +156,7 @@ class AutoLRSTrainer:
                 ray.init()
             check_cluster(self.scaling_config)
         config = self._resolved(folder, events)
-        sinks = (LogSink(), ProgressBar(), *self.sinks)
+        sinks = (LogSink(), ProgressBar(), LiveFile(folder), *self.sinks)
         requested = self._finish_requested
         with last_checkpoint_told(folder), finish_on_signal(requested):
             if self._num_workers == 0:
@@ -203,6 +171,7 @@ class AutoLRSTrainer:
                     requested,
                     sinks,
                     owner,
+                    self.torch_config,
                 )
         self._record_finish(EventLog(folder, owner), folder)
 
@@ -227,16 +196,8 @@ class AutoLRSTrainer:
 
     def _result(self, folder: RunFolder) -> AutoLRSResult:
         events = read_used(folder, self.config)
-        finished = finished_record(events)
-        assert finished is not None, folder.path
         config = self._resolved(folder, events)
-        return AutoLRSResult(
-            config=config,
-            schedule=schedule_of(folder, config, events),
-            checkpoint=Checkpoint(checkpoint_of(folder, finished), folder.filesystem),
-            path=folder.path,
-            events=tuple(events),
-        )
+        return read_result(folder, events, schedule_of(folder, config, events), config)
 
     def _record_finish(self, log: EventLog, folder: RunFolder) -> None:
         costs = count_costs(log.records)

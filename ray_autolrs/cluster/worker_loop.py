@@ -9,27 +9,28 @@ a stage. Who runs the probes of a stage is up to the kind of lane.
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Callable
 
 import torch
 
-from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Event, Finish, Probe, Ready
+from ray_autolrs.algorithm.stages.messages import Apply, Event, Finish, Probe, Ready
 from ray_autolrs.cluster.checkpoint_loading import load_checkpoint
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore
 from ray_autolrs.cluster.checkpoints import StateKeeper
 from ray_autolrs.cluster.lanes.choice import possible_lane
 from ray_autolrs.cluster.lanes.lane import Lane
+from ray_autolrs.cluster.live_progress import LiveProgress
+from ray_autolrs.cluster.ray_train_hooks import metrics_of
 from ray_autolrs.cluster.search_actor import SearchLine
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Group
 from ray_autolrs.training.memory import held_text
-from ray_autolrs.training.segment_run import Progress
 from ray_autolrs.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_INTERVAL_S = 0.2
+Report = Callable[[dict[str, float]], None]
 
 
 def worker_loop(
@@ -40,10 +41,24 @@ def worker_loop(
     search: SearchLine,
     store: CheckpointStore,
     lane: Lane,
-) -> int:
-    """Train to the end, from the latest checkpoint if there is one, and return the applied steps.
+    *,
+    report: Report | None = None,
+) -> dict[str, float]:
+    """Train to the end, from the latest checkpoint if there is one; then the last one is stored.
 
-    When it returns, the last checkpoint is stored.
+    Args:
+        task: what to train.
+        config: the run's settings, resolved.
+        group: the workers in lock-step.
+        device: where this worker's model lives.
+        search: the line to the search actor.
+        store: where checkpoints go.
+        lane: who runs the probes.
+        report: called by all workers after the warm-up and each stage but the last.
+
+    Returns:
+        What ``report`` is told of a stage, of the last one: the applied steps as ``"step"``, and
+        its validation means (:func:`ray_autolrs.cluster.ray_train_hooks.metrics_of`).
 
     Raises:
         ValueError: the task is refused, before anything is trained, or its model cannot be
@@ -61,15 +76,21 @@ def worker_loop(
     if group.rank == 0:
         logger.info("%s", held_text(worker.replica))
     event: Event | None = _ready(worker)
-    progress = _heartbeats(search) if group.rank == 0 else lambda steps, loss: None
+    progress = LiveProgress(worker, search)
+    told: dict[str, float] = {"step": worker.snapshot.step}
     with StateKeeper(worker, store, config.checkpoints) as keeper:
         while True:
+            progress.flush()
             command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)
+            progress.begin(command)
             # Saved after the exchange: a checkpoint that the log knows nothing of could not be
             # used.
             if worker.snapshot.step != saved_step:
-                keeper.save_stage(_last_loss(event), is_last=isinstance(command, Finish))
-                saved_step = worker.snapshot.step
+                saved_step, metrics = worker.snapshot.step, metrics_of(event)
+                keeper.save_stage(metrics.get("loss"), is_last=isinstance(command, Finish))
+                told = {"step": saved_step, **metrics}
+                if report is not None and not isinstance(command, Finish):
+                    report(told)
             match command:
                 case Probe():
                     event = lane.explore(command, worker, search, progress)
@@ -78,7 +99,7 @@ def worker_loop(
                     if not event.diverged:
                         worker.take_snapshot(command.segment.last_step + 1)
                 case Finish():
-                    return worker.snapshot.step
+                    return told
 
 
 def _ready(worker: Worker) -> Ready:
@@ -89,24 +110,3 @@ def _ready(worker: Worker) -> Ready:
         begun=None if begun is None else begun.address,
         done_steps=0 if begun is None else len(begun.known.losses),
     )
-
-
-def _last_loss(event: Event | None) -> float | None:
-    """Return the validation loss at the end of a stage that was just applied."""
-    if not isinstance(event, ApplyDone):
-        return None
-    losses = [value for _, name, value in event.evaluations if name == "loss"]
-    return losses[-1]
-
-
-def _heartbeats(search: SearchLine) -> Progress:
-    last_s = 0.0
-
-    def heartbeat(steps_done: int, loss: float) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s >= HEARTBEAT_INTERVAL_S:
-            last_s = now_s
-            search.heartbeat(steps_done, loss)
-
-    return heartbeat

@@ -25,13 +25,16 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import GreedyLR, get_scheduler
 
 from ray_autolrs.comparison.plain_training import LRSource, train_plain
 from ray_autolrs.comparison.record import RunRecord
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.averaging.average import Averaging
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
+
+with NeedsExtra("transformers"):
+    from transformers import GreedyLR, get_scheduler
 
 WARMUP = 0.05
 """Part of the run."""

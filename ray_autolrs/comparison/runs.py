@@ -20,7 +20,8 @@ from ray_autolrs.algorithm.field_checks import check, check_integer, check_posit
 from ray_autolrs.algorithm.schedules.stage_plan import Stages
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.checkpoint_files import MODEL_FILE
-from ray_autolrs.cluster.trainer import AutoLRSResult, AutoLRSTrainer
+from ray_autolrs.cluster.run_result import AutoLRSResult
+from ray_autolrs.cluster.trainer import AutoLRSTrainer
 from ray_autolrs.comparison.baselines import BASELINES, train_baseline
 from ray_autolrs.comparison.plain_training import EVALUATIONS, loss_on_test_set
 from ray_autolrs.comparison.record import RunRecord

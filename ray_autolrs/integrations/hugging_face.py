@@ -19,10 +19,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.integrations.calibrated_view import CalibratedView, calibrated_view
 from ray_autolrs.integrations.hugging_face_steps import TrainerSteps, state_kept
 from ray_autolrs.integrations.live_training import (
@@ -38,6 +38,15 @@ from ray_autolrs.training.averaging.average import STEPS
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.find_lr import find_lr
 from ray_autolrs.training.found_lr import FoundLR
+
+with NeedsExtra("transformers"):
+    from transformers import (
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
 logger = logging.getLogger(__name__)
 

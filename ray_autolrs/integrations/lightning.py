@@ -10,14 +10,10 @@ import logging
 import math
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.types import LRSchedulerConfig
-
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.integrations.calibrated_view import CalibratedView, calibrated_view
-from ray_autolrs.integrations.lightning_batches import HandedBack, Read
-from ray_autolrs.integrations.lightning_steps import TrainerSteps, state_kept
 from ray_autolrs.integrations.live_training import (
     LiveSettings,
     innermost,
@@ -31,6 +27,13 @@ from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.find_lr import find_lr
 from ray_autolrs.training.found_lr import FoundLR
 from ray_autolrs.training.lone_lanes import sharded_parameter
+
+with NeedsExtra("lightning"):
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
+
+    from ray_autolrs.integrations.lightning_batches import HandedBack, Read
+    from ray_autolrs.integrations.lightning_steps import TrainerSteps, state_kept
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, Trainer, TrainingArguments
-from transformers.data.data_collator import default_data_collator
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_pt_utils import LabelSmoother
-from transformers.utils.generic import find_labels
 
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.task import TrainingTask
+
+with NeedsExtra("transformers"):
+    from transformers import EvalPrediction, Trainer, TrainingArguments
+    from transformers.data.data_collator import default_data_collator
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.trainer_optimizer import is_optimizer_factory
+    from transformers.trainer_pt_utils import LabelSmoother
+    from transformers.utils.generic import find_labels
 
 REFUSED = {
     "deepspeed": "train with the plain optimizer",

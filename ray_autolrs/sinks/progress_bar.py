@@ -1,4 +1,4 @@
-"""The progress bar, on a terminal only."""
+"""The progress bar, on a terminal and in a notebook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import sys
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ray_autolrs.algorithm.stages.messages import Apply
@@ -26,7 +26,7 @@ class ProgressBar(Sink):
     def start(self, past: list[Record], total_steps: int | None) -> None:
         self._records = [*past]
         on_terminal = sys.stderr.isatty()
-        bar = tqdm(total=total_steps, unit="step", disable=not on_terminal)
+        bar = tqdm(total=total_steps, unit="step", disable=not (on_terminal or in_notebook()))
         self._bar = self._open.enter_context(bar)
         if on_terminal:  # Elsewhere they go where the user's handlers send them.
             self._open.enter_context(logging_redirect_tqdm())
@@ -45,3 +45,9 @@ class ProgressBar(Sink):
 
     def close(self) -> None:
         self._open.close()
+
+
+def in_notebook() -> bool:
+    """Return whether this process is a notebook's kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ray_autolrs.algorithm.stages.messages import Apply, Command, Finish, Probe
 from ray_autolrs.algorithm.stages.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured of the applied model, while a stage was being applied.
+
+    A stage that diverges, or whose workers are lost, is applied again from its start: the
+    measurements of the same steps are then told once more.
+
+    Attributes:
+        step: applied steps done.
+        loss: training loss of the last of them; None where the model was validated after it.
+        lr: LR of the first parameter group that it was made with, with the factor that averaging
+            brings.
+        evaluation: validation means by name, with ``"loss"``; empty where none were taken.
+    """
+
+    step: int
+    loss: float | None
+    lr: float
+    evaluation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +40,14 @@ class Status:
         steps_done: steps of it that are done.
         loss: the latest loss; NaN before the first.
         lanes_busy: lanes that run a probe by themselves.
+        measured: what was measured since the status was last asked for.
     """
 
     command: Command | None = None
     steps_done: int = 0
     loss: float = math.nan
     lanes_busy: int = 0
+    measured: tuple[Measurement, ...] = ()
 
 
 class Sink:
@@ -43,6 +67,12 @@ class Sink:
 
     def record(self, record: Record) -> None:
         """Take in a record of the run's log (:mod:`ray_autolrs.algorithm.stages.records`)."""
+
+    def measure(self, measurement: Measurement) -> None:
+        """Take in a loss and the LR of the applied model, or an evaluation, soon after.
+
+        There is one every ``AutoLRSConfig.divergence_check_steps`` steps, and at each evaluation.
+        """
 
     def progress(self, status: Status) -> None:
         """Take in what is going on; called about twice a second."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from ray_autolrs.training.collectives import Group
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
+
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""DDP's argument against a broadcast of buffers at each forward pass; torch 2.14 renamed it."""
 
 
 logger = logging.getLogger(__name__)
@@ -54,7 +59,7 @@ def data_parallel(
     return DistributedDataParallel(
         Computed(module),
         device_ids=[device.index] if device.type == "cuda" else None,
-        forward_sync_buffers=False,
+        **_NO_BUFFERS,
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
     )

@@ -42,6 +42,12 @@ class Evaluation:
         self._task = task
         self._batches = batches
         self._seed = seed
+        self._latest: dict[str, float] | None = None
+
+    def take_latest(self) -> dict[str, float] | None:
+        """Return the means of the latest run, once; None if there was none since."""
+        latest, self._latest = self._latest, None
+        return latest
 
     @property
     def samples(self) -> int:
@@ -71,7 +77,8 @@ class Evaluation:
             counted = ~self._uncounted(replica, group, losses)
             weights = weights[counted]
             means[0] = (weights @ losses[counted]) / weights.sum()
-        return dict(zip(names, means.tolist(), strict=True))
+        self._latest = dict(zip(names, means.tolist(), strict=True))
+        return dict(self._latest)
 
     def check(self, replica: Replica) -> None:
         """Refuse a loss or metrics of the first batch that are not what they must be."""

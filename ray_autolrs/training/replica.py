@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.training.averaging.average import (
-    Averaging,
-)
+from ray_autolrs.training.averaging.average import Averaging
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
+from ray_autolrs.training.averaging.choice import build_average
 from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
-from ray_autolrs.training.averaging.self_averaged import built_average
 from ray_autolrs.training.batches import to_device
 from ray_autolrs.training.collectives import Group, Solo
 from ray_autolrs.training.counted import count_only
@@ -96,7 +94,7 @@ class Replica:
         # Layers that do not train, such as frozen BatchNorms, stay in the mode that they are in.
         self._modes = [(layer, layer.training) for layer in self.module.modules()]
         self.base_momentum = momentum_of(self.optimizer.param_groups[0])
-        self.average = built_average(self.optimizer, averaging)
+        self.average = build_average(averaging, self.optimizer)
         follows = follows_path and not self.is_sharded
         self.path = WeightPath(self.average.optimizer) if follows else None
         self._group = group

@@ -10,8 +10,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from ray.train import CheckpointConfig, FailureConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig
 
+from ray_autolrs import AutoLRSTrainer
 from ray_autolrs.cluster.conductor import HEALTH_CHECK_VARIABLE, _prompt_reports
 from ray_autolrs.cluster.finishing import finish_on_signal
 from tests.cluster.tiny_runs import TinyTask, checkpoints, step_of, tiny_trainer
@@ -104,18 +106,39 @@ def test_as_many_checkpoints_stay_as_were_asked_for(tmp_path, keep):
     assert steps[-1] == 100
 
 
-def test_what_only_ray_train_can_follow_is_named(tmp_path, caplog):
-    tiny_trainer(
-        tmp_path,
-        callbacks=[UserCallback()],
-        failure_config=FailureConfig(max_failures=1),
-        checkpoint_config=CheckpointConfig(checkpoint_score_attribute="loss"),
-        worker_runtime_env={"env_vars": {"A": "1"}},
-    ).fit()
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    names = ["callbacks", "failure_config", "worker_runtime_env", "checkpoint_score_attribute"]
-    for name in names:
-        assert sum(name in message for message in told) == 1
-    caplog.clear()
-    tiny_trainer(tmp_path, name="plain", failure_config=FailureConfig()).fit()
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        ({"callbacks": [UserCallback()]}, r"RunConfig\.callbacks"),
+        ({"failure_config": FailureConfig(max_failures=1)}, r"FailureConfig\(max_failures=1\)"),
+        ({"worker_runtime_env": {"env_vars": {"A": "1"}}}, r"RunConfig\.worker_runtime_env"),
+    ],
+)
+def test_what_only_ray_train_can_follow_is_refused(tmp_path, run, named):
+    with pytest.raises(ValueError, match=f"{named}.* is followed by Ray Train alone"):
+        tiny_trainer(tmp_path, **run)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_score_of_checkpoints_is_refused(tmp_path, num_workers):
+    trainer = tiny_trainer(tmp_path)
+    kept = CheckpointConfig(checkpoint_score_attribute="loss")
+    with pytest.raises(ValueError, match=r"score_attribute='loss'\) is not followed.*best=True"):
+        AutoLRSTrainer(
+            trainer.task,
+            trainer.config,
+            scaling_config=ScalingConfig(num_workers=num_workers),
+            run_config=RunConfig(storage_path=str(tmp_path), checkpoint_config=kept),
+        )
+
+
+def test_what_changes_nothing_in_this_process_is_accepted(tmp_path):
+    trainer = tiny_trainer(tmp_path, failure_config=FailureConfig())
+    with pytest.raises(ValueError, match="torch_config is followed by Ray Train alone"):
+        AutoLRSTrainer(
+            trainer.task,
+            trainer.config,
+            scaling_config=trainer.scaling_config,
+            torch_config=TorchConfig(backend="gloo"),
+        )

@@ -224,6 +224,7 @@ def test_batches_with_a_device_of_their_own_move_themselves():
 
 
 def test_a_tokenizer_s_batch_is_moved():
+    pytest.importorskip("transformers", reason="needs the extra transformers")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what transformers imports
         from transformers import BatchEncoding

@@ -17,10 +17,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.interpolate import UnivariateSpline
-from scipy.optimize import minimize_scalar
 
 from ray_autolrs.algorithm.field_checks import check, check_integer, is_number
 from ray_autolrs.algorithm.forecast.forecaster import (
@@ -28,7 +27,11 @@ from ray_autolrs.algorithm.forecast.forecaster import (
     Array,
     Forecast,
     checked_series,
+    course_places,
 )
+
+if TYPE_CHECKING:
+    from scipy.interpolate import UnivariateSpline
 
 RATE_GRID_POINTS = 200
 """Values of log(−b) tried before the best is refined. Ours: the published code descends from
@@ -90,7 +93,9 @@ class Exponential:
         # error beyond the range of what was seen says nothing.
         is_line = -rate * len(series) < STRAIGHT_LINE
         trusted = not is_line and std <= float(np.ptp(series))
-        return Forecast(loss=float(loss), std=std, trusted=trusted)
+        places = course_places(len(series), horizon)
+        course = scale * np.expm1(rate * places) + offset
+        return Forecast(float(loss), std, trusted, tuple(course.tolist()))
 
     def _denoise(self, series: Array) -> Array:
         """Return the spline through what is left when outliers are dropped (published code).
@@ -123,6 +128,8 @@ class Exponential:
 
 def _spline(places: Array, losses: Array) -> UnivariateSpline:
     """Return the quadratic spline with SciPy's default smoothing (published code)."""
+    from scipy.interpolate import UnivariateSpline  # loading it takes half as long as torch
+
     with warnings.catch_warnings():
         # Through a series that spans many magnitudes there may be no spline of just this
         # smoothness; SciPy says so and gives the nearest.
@@ -132,6 +139,8 @@ def _spline(places: Array, losses: Array) -> UnivariateSpline:
 
 def _fit_rate(series: Array) -> float:
     """Return the b < 0 of least squared error: the best of a grid of log(−b), refined."""
+    from scipy.optimize import minimize_scalar
+
     length = len(series)
     log_rates = np.linspace(np.log(SLOWEST_DECAY / length), np.log(FASTEST_DECAY), RATE_GRID_POINTS)
     errors = [_squared_error(log_rate, series) for log_rate in log_rates]

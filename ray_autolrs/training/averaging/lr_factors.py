@@ -21,7 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Muon, Optimizer, RMSprop
+from torch.optim import SGD, Optimizer, RMSprop
+
+from ray_autolrs.training.averaging.average import STEPS
+
+MUON: tuple[type[Optimizer], ...] = (
+    (torch.optim.Muon,) if hasattr(torch.optim, "Muon") else ()  # torch has it since 2.9
+)
 
 HEAVY_BALL = (SGD, RMSprop)
 """They add up gradients: a constant one moves the weights 1/(1 - μ) times as far."""
@@ -60,6 +66,21 @@ def bias_factor(optimizer: Optimizer, group: dict[str, Any], step: int) -> float
     return math.sqrt(1 - smoothing ** (step + 1))
 
 
+def applied_lr(optimizer: Optimizer) -> float:
+    """Return the LR that the first parameter group's last step was made with.
+
+    Args:
+        optimizer: a run's, after a step. Where it is Schedule-Free averaging, it multiplies the LR
+            that it was given with the factors of this module within the step.
+    """
+    group = optimizer.param_groups[0]
+    lr = float(group["lr"])
+    if "lr_factor" not in group:
+        return lr
+    base: Optimizer = getattr(optimizer, "base", optimizer)
+    return lr * float(group["lr_factor"]) * bias_factor(base, group, group[STEPS] - 1)
+
+
 def _without_momentum(group: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
     off = {name: value for name, value in settings.items() if name in group}
@@ -70,7 +91,7 @@ def _without_momentum(group: dict[str, Any]) -> dict[str, Any]:
 
 def _momentum_factor(optimizer: Optimizer, group: dict[str, Any], off: dict[str, Any]) -> float:
     momentum = group.get("momentum") or 0.0
-    if momentum == 0 or isinstance(optimizer, Muon):
+    if momentum == 0 or isinstance(optimizer, MUON):
         return 1.0
     name = type(optimizer).__name__
     if not 0 < momentum < 1:

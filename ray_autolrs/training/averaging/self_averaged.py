@@ -10,16 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ray_autolrs.algorithm.schedules.interpolation import Interpolation
-from ray_autolrs.training.averaging.average import (
-    STEPS,
-    Averaging,
-    WeightAverage,
-    averages_itself,
-    kept,
-    parameters_of,
-    refuse_a_second_average,
-)
-from ray_autolrs.training.averaging.no_average import NoAverage
+from ray_autolrs.training.averaging.average import STEPS, kept, parameters_of
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
 
 
@@ -59,21 +50,3 @@ class SelfAveraged:
                 yield
             finally:
                 self._modes.train()
-
-
-def built_average(optimizer: Optimizer, averaging: Averaging | None) -> WeightAverage:
-    """Return the running average of an optimizer's parameters.
-
-    Args:
-        optimizer: the task's.
-        averaging: what is asked for, resolved; None keeps no average, except that of an optimizer
-            that averages in its own steps.
-
-    Raises:
-        ValueError: the weights would be averaged twice.
-    """
-    if not averages_itself(optimizer):
-        return NoAverage(optimizer) if averaging is None else averaging.build(optimizer)
-    if averaging is not None:
-        refuse_a_second_average(optimizer)
-    return SelfAveraged(optimizer)

@@ -8,17 +8,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import BertConfig, BertForPreTraining
 
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.task import Precision, TrainingTask
 from ray_autolrs.workloads.bert.documents import Part, documents_of, part_of
-from ray_autolrs.workloads.bert.sentence_pairs import IGNORED, Sample, SentencePairs, masking
 from ray_autolrs.workloads.measure import measure_test_set
 from ray_autolrs.workloads.preset import TextPreset
+
+with NeedsExtra("examples"):
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertForPreTraining
+
+    from ray_autolrs.workloads.bert.sentence_pairs import IGNORED, Sample, SentencePairs, masking
 
 
 class BertPretraining(nn.Module):

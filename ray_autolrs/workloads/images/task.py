@@ -11,15 +11,19 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from torchvision.models.resnet import BasicBlock, resnet50
 
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.task import Precision, TrainingTask
-from ray_autolrs.workloads.images.folder import class_names, image_folder
-from ray_autolrs.workloads.images.in_memory import Part, SmallImages, cifar10, fashion_mnist
 from ray_autolrs.workloads.measure import measure_test_set
 from ray_autolrs.workloads.preset import Preset
+
+with NeedsExtra("examples"):
+    from torchvision.models.resnet import BasicBlock, resnet50
+
+    from ray_autolrs.workloads.images.folder import class_names, image_folder
+    from ray_autolrs.workloads.images.in_memory import Part, SmallImages, cifar10, fashion_mnist
 
 Source = Literal["imagenet", "cifar10", "fashion"]
 

@@ -8,29 +8,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import sacrebleu
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.config import AutoLRSConfig
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.task import Precision, TrainingTask
 from ray_autolrs.workloads.preset import TextPreset
-from ray_autolrs.workloads.translation.parallel_text import (
-    EOS_ID,
-    PAD_ID,
-    Buckets,
-    Pair,
-    collate_bucket,
-    padded,
-    read_pairs,
-)
-from ray_autolrs.workloads.translation.transformer import (
-    TransformerSize,
-    target_logits,
-    translate,
-)
+
+with NeedsExtra("examples"):
+    import sacrebleu
+    from tokenizers import Tokenizer
+
+    from ray_autolrs.workloads.translation.parallel_text import (
+        EOS_ID,
+        PAD_ID,
+        Buckets,
+        Pair,
+        collate_bucket,
+        padded,
+        read_pairs,
+    )
+    from ray_autolrs.workloads.translation.transformer import (
+        TransformerSize,
+        target_logits,
+        translate,
+    )
 
 PART_NAMES = ("train", "val", "test")
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ray_autolrs.extras import NeedsExtra
 from ray_autolrs.workloads.translation.parallel_text import BOS_ID, EOS_ID, PAD_ID
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class TransformerSize:
 
         They are tensor2tensor's: by transformers' own, normal ones, 400 steps end 1.5% higher.
         """
-        from transformers import MarianConfig, MarianMTModel  # takes seconds
+        with NeedsExtra("examples"):
+            from transformers import MarianConfig, MarianMTModel  # takes seconds
 
         sides: dict[str, Any] = {}
         for side in ("encoder", "decoder"):

@@ -82,6 +82,7 @@ def test_a_gradient_scaler_takes_it():
 
 
 def test_accelerate_prepares_it():
+    pytest.importorskip("accelerate", reason="needs the extra transformers")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from accelerate import Accelerator  # type: ignore[import-untyped]
