@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
@@ -72,6 +73,12 @@ def shards_of(module: nn.Module) -> list[FSDPModule]:
     if fsdp is None:
         return []
     return [layer for layer in module.modules() if isinstance(layer, fsdp.FSDPModule)]
+
+
+def is_split(value: Any) -> TypeGuard[DTensor]:
+    """Tell whether a value is a tensor of which each worker holds a part."""
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(value, tensor.DTensor)
 
 
 def averages_gradients(module: nn.Module) -> bool:
