@@ -76,7 +76,7 @@ def test_a_lost_driver_and_then_a_lost_search_actor_and_worker_change_nothing(
     finally:
         driver.kill()
         driver.wait()
-    kept = [json.loads(line) for line in log.read_bytes().splitlines()[:8]]
+    kept = parse_events(b"".join(log.read_bytes().splitlines(keepends=True)[:8]))
 
     others = set(ray.util.list_named_actors())  # Those of runs that have ended stay for a while.
     actor_is_lost, ended = threading.Event(), threading.Event()

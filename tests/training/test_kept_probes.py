@@ -157,12 +157,13 @@ def test_nothing_is_kept_across_stages():
     assert run.apply(0.05, best=0, stage=3, first_step=60).reused_steps == STEPS
 
 
-@pytest.mark.parametrize("reason", [{"may_go_on": False}, {"alone": True}])
-def test_some_probes_are_not_kept(reason: dict[str, bool]):
-    """Those of another shape than the run's, and those of a worker alone."""
+@pytest.mark.parametrize(("reason", "kept"), [({"may_go_on": False}, 0), ({"alone": True}, STEPS)])
+def test_probes_of_another_shape_are_not_kept_and_those_of_the_only_worker_are(
+    reason: dict[str, bool], kept: int
+):
     run = Run()
     run.probe(0, 0.1, **reason)
-    assert run.apply(0.1, best=0).reused_steps == 0
+    assert run.apply(0.1, best=0).reused_steps == kept
 
 
 def test_progress_and_divergence_are_looked_at_after_the_kept_steps():
