@@ -306,8 +306,17 @@ def test_every_number_is_filled_in_once(given, expected):
 def test_what_may_be_none_of_a_resolved_config():
     stored = default().resolve(global_batch_size=128).to_json()["settings"]
     empty = [path for path, value in paths_of(stored) if value is None]
-    # Each of them means something: no LR of its own, at a stage's end, what is free.
-    assert empty == ["warmup.lr", "validation.every_steps", "lanes.actors", "lanes.resources"]
+    # Each of them means something: no LR of its own, at a stage's end, what is free, Young's
+    # interval, and what Ray Train's CheckpointConfig says.
+    assert empty == [
+        "warmup.lr",
+        "validation.every_steps",
+        "lanes.actors",
+        "lanes.resources",
+        "checkpoints.every_s",
+        "checkpoints.every_steps",
+        "checkpoints.keep",
+    ]
 
 
 @pytest.mark.parametrize(

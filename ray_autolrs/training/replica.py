@@ -14,7 +14,7 @@ from ray_autolrs.algorithm.schedules.segments import group_lrs
 from ray_autolrs.task import Precision, TrainingTask
 from ray_autolrs.training.averaging.average import Averaging
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
-from ray_autolrs.training.averaging.choice import build_average
+from ray_autolrs.training.averaging.built import build_average
 from ray_autolrs.training.averaging.lr_factors import momentum_of
 from ray_autolrs.training.averaging.no_average import NoAverage
 from ray_autolrs.training.batches import to_device

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from ray_autolrs import AutoLRSConfig, AutoLRSResult, AutoLRSTrainer
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
-from ray_autolrs.training.batches import epoch_order
+from ray_autolrs.training.epoch_order import epoch_order
 from tests.cluster.tiny_runs import TinyTask, assert_same_run
 
 STEPS = 600

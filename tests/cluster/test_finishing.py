@@ -17,7 +17,7 @@ from ray.train import RunConfig, ScalingConfig
 
 from ray_autolrs import WSD, AutoLRSConfig, AutoLRSTrainer, Bracket, Constant, Stages, Warmup
 from ray_autolrs.cluster import finishing
-from ray_autolrs.cluster.finishing import FINISH_SIGNAL, FinishRelay, finish_on_signal
+from ray_autolrs.cluster.finishing import FinishRelay, finish_on_signal
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import DigitsTask
 
@@ -83,31 +83,31 @@ def test_the_thread_ends_with_a_run_that_fails():
 
 def test_the_signal_is_a_request_and_the_handler_goes_again():
     heard: list[int] = []
-    outside = signal.signal(FINISH_SIGNAL, lambda number, frame: heard.append(number))
+    outside = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
     try:
-        before = signal.getsignal(FINISH_SIGNAL)
+        before = signal.getsignal(signal.SIGUSR1)
         requested = threading.Event()
         with finish_on_signal(requested):
             assert not requested.is_set()
             os.kill(os.getpid(), signal.SIGUSR1)
             assert requested.wait(10)
         assert heard == []
-        assert signal.getsignal(FINISH_SIGNAL) is before
+        assert signal.getsignal(signal.SIGUSR1) is before
         with pytest.raises(KeyError), finish_on_signal(threading.Event()):
             raise KeyError
-        assert signal.getsignal(FINISH_SIGNAL) is before
+        assert signal.getsignal(signal.SIGUSR1) is before
         os.kill(os.getpid(), signal.SIGUSR1)
         assert within(10, lambda: heard == [signal.SIGUSR1])
     finally:
-        signal.signal(FINISH_SIGNAL, outside)
+        signal.signal(signal.SIGUSR1, outside)
 
 
 def test_another_thread_cannot_listen_and_trains_all_the_same():
-    before, seen = signal.getsignal(FINISH_SIGNAL), []
+    before, seen = signal.getsignal(signal.SIGUSR1), []
 
     def listen() -> None:
         with finish_on_signal(threading.Event()):
-            seen.append(signal.getsignal(FINISH_SIGNAL))
+            seen.append(signal.getsignal(signal.SIGUSR1))
 
     thread = threading.Thread(target=listen)
     thread.start()
@@ -184,9 +184,9 @@ def test_a_run_without_an_end_ends_after_finish(
 def test_the_signal_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = trainer(tmp_path)
     call_in_stage(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGUSR1))
-    before = signal.getsignal(FINISH_SIGNAL)
+    before = signal.getsignal(signal.SIGUSR1)
     assert segments(run.fit()) == [(0, 39), (40, 119)]
-    assert signal.getsignal(FINISH_SIGNAL) == before
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_a_request_before_the_run_ends_it_after_one_stage(tmp_path: Path):

@@ -41,7 +41,7 @@ def test_callbacks_and_the_process_group(ray_cluster, tmp_path):
         run_config=RunConfig(
             name="hooks",
             storage_path=str(tmp_path),
-            callbacks=[Reported(str(reports))],
+            callbacks=[Reported(str(reports))],  # type: ignore[list-item]
         ),
         torch_config=TorchConfig(backend="gloo", timeout_s=77),
     ).fit()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -139,8 +140,8 @@ def test_values_that_are_unknown_are_left_out():
 
 def test_numbers_over_probes_and_over_steps_stay_apart():
     sink = Curves()
-    scalars = []
-    sink.write = scalars.extend  # type: ignore[method-assign]
+    scalars: list[Any] = []
+    sink.write = scalars.extend  # type: ignore[method-assign, assignment]
     sink.start([], None)
     sink.record({"kind": "choice", "peak_lr": 0.1, "forecast": 2.0, "first_step": 1, "steps": 5,
                  "stage": 1, "reason": "kept"})  # fmt: skip

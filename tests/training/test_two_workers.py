@@ -15,8 +15,8 @@ from torch import nn
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 from ray_autolrs.algorithm.stages.messages import Apply, ApplyDone, Probe, ProbeDone
-from ray_autolrs.training.batches import epoch_order
 from ray_autolrs.training.collectives import Group, Solo
+from ray_autolrs.training.epoch_order import epoch_order
 from tests.training.broken_data import BAD_STEP, Broken, Ignoring, Leaner
 from tests.training.processes import start_workers
 from tests.training.toy import (
