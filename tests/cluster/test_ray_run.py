@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import pytest
 import ray
 
 from ray_autolrs import Checkpoints
+from ray_autolrs.cluster.event_log import parse_events
 from tests.cluster.ray_runs import assert_bit_equal, trainer
 from tests.cluster.ray_tasks import KilledOnce
 from tests.digits_task import DigitsTask
