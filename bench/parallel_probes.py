@@ -34,7 +34,8 @@ from ray_autolrs import (
     TrainingTask,
     Validation,
 )
-from ray_autolrs.cluster.run_folder import EventLog, RunFolder
+from ray_autolrs.cluster.event_log import EventLog
+from ray_autolrs.cluster.run_folder import RunFolder
 
 STAGES = 3
 

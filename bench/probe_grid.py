@@ -22,7 +22,8 @@ from bench.measurement import Row, options, write_results
 from bench.tasks.catalogue import LEARNING_RATES, OPEN_TASKS, TASKS
 from ray_autolrs import ScheduleFreeAverage
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
-from ray_autolrs.algorithm.search.bracket import LARGEST_FACTOR, weighted_mean_lr
+from ray_autolrs.algorithm.search.bracket import weighted_mean_lr
+from ray_autolrs.algorithm.search.lr_walk import LARGEST_FACTOR
 from ray_autolrs.training.collectives import Solo
 from ray_autolrs.training.engine import Engine
 

@@ -1,12 +1,15 @@
 """Train a small residual network on scikit-learn's digits, and find its LR schedule on the way.
 
 By itself, on a Ray that it starts:      python jobs/quickstart.py
+Ten probes at once on a laptop:          python jobs/quickstart.py --address local --probe-actors 10
 On a Ray that runs here already:         ray start --head, then python jobs/quickstart.py
 On a cluster:                            ray job submit -- python jobs/quickstart.py
 """
 
 import argparse
 import logging
+import os
+from collections.abc import Sequence
 
 import numpy as np
 import ray
@@ -20,10 +23,12 @@ from ray_autolrs import (
     AutoLRSConfig,
     AutoLRSResult,
     AutoLRSTrainer,
+    Lanes,
     Stages,
     TrainingTask,
     Warmup,
 )
+from ray_autolrs.report.lane_timeline import lane_timeline
 from ray_autolrs.report.stage_table import stage_table
 
 PARTS = {"train": slice(0, 1200), "validation": slice(1200, 1500), "test": slice(1500, 1797)}
@@ -100,7 +105,7 @@ def test_accuracy(result: AutoLRSResult) -> float:
         return float((model(images).argmax(dim=1) == labels).float().mean())
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -117,19 +122,40 @@ def main() -> None:
         help="search every stage as the paper does, or once before the first step (default: paper)",
     )
     parser.add_argument(
+        "--probe-actors",
+        type=int,
+        help="probe on so many actors besides the workers, and print which lane ran which probe; "
+        "by default as many as are free and make the search faster. With --address local there are "
+        "CPUs for them in name: they take turns on those that there are",
+    )
+    parser.add_argument(
         "--address",
         help="Ray to use: 'local' starts one; by default, one that runs here, else a new one",
     )
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    arguments = parse()
+    workers, actors = arguments.num_workers, arguments.probe_actors
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if arguments.num_workers > 0:
+    if workers > 0:
+        cpus = None
+        if arguments.address == "local" and actors is not None:
+            cpus = max(os.cpu_count() or 1, workers + actors)
         # The workers' own logs stay in Ray's log folder; their errors come back by themselves.
-        ray.init(address=arguments.address, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(
+            address=arguments.address,
+            num_cpus=cpus,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
 
     steps, seed = arguments.total_steps, arguments.seed
+    lanes = Lanes(kind="actors", actors=actors) if actors is not None else Lanes()
     if arguments.method == "default":
-        config = AutoLRSConfig(total_steps=steps, lr=(1e-3, 1.0), seed=seed)
+        config = AutoLRSConfig(total_steps=steps, lr=(1e-3, 1.0), seed=seed, lanes=lanes)
     else:
         config = AutoLRSConfig.paper(
             total_steps=steps,
@@ -139,17 +165,22 @@ def main() -> None:
             warmup=Warmup(steps=50, lr=0.01),
             stages=Stages(first_steps=100, longest_steps=400),
             seed=seed,
+            lanes=lanes,
         )
     result = AutoLRSTrainer(
         Digits(),
         config,
-        scaling_config=ScalingConfig(num_workers=arguments.num_workers, use_gpu=arguments.use_gpu),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=arguments.use_gpu),
         run_config=RunConfig(name=arguments.name, storage_path=arguments.storage_path),
     ).fit()
 
     print()
     print(stage_table(result.events))
     print()
+    if actors is not None:
+        searched = {event["stage"] for event in result.events if event["kind"] == "probe"}
+        print(lane_timeline(result.events, max(searched)))
+        print()
     print(f"validation: {result.metrics}")
     print(f"test accuracy: {test_accuracy(result):.4f}")
     print(f"files: {result.path}")

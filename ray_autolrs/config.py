@@ -131,7 +131,6 @@ class AutoLRSConfig:
             "warmup": Warmup(steps=0),
             "shape": Constant(),
             "validation": Validation(keep_best=False, probe_samples=1024),
-            "lanes": Lanes(kind="sequential"),
         }
         return cls(total_steps=total_steps, lr=lr, **(values | parts))
 

@@ -21,12 +21,13 @@ class Lanes:
     kind: str = "auto"
     """``"sequential"``, all workers together, one probe after the other; ``"workers"``, each
     training worker by itself; ``"actors"``, the workers and further actors on free resources;
-    ``"auto"`` takes what the cluster and the model allow. Each is a file of ``cluster/lanes/``;
-    a kind that is not there is refused by the trainer."""
+    ``"auto"`` takes what is expected to search fastest, of what the cluster and the model allow.
+    Each is a file of ``cluster/lanes/``; a kind that is not there is refused by the trainer."""
 
     actors: int | None = None
-    """Actors besides the workers. None takes what is free when the run starts, and lets an
-    autoscaler bring more, up to one lane for each probe of a stage."""
+    """Actors besides the workers. None takes of what is free when the run starts as many as make a
+    search faster, and lets an autoscaler bring them if more than one stage is searched. They are
+    given back while no search is in sight."""
 
     resources: dict[str, float] | None = None
     """What an actor holds, such as ``{"CPU": 1, "GPU": 0.5}``. None is what a worker holds."""

@@ -233,7 +233,7 @@ def test_paper_is_the_paper():
     assert config.warmup == Warmup(steps=0)
     assert config.shape == Constant()
     assert config.validation == Validation(keep_best=False, probe_samples=1024)
-    assert config.lanes == Lanes(kind="sequential")
+    assert config.lanes == Lanes()
 
 
 def test_paper_takes_other_parts():

@@ -18,7 +18,8 @@ import torch
 
 from ray_autolrs.algorithm.stages.messages import Probe
 from ray_autolrs.cluster import checkpoint_files, checkpoint_store
-from ray_autolrs.cluster.run_folder import EVENTS_FILE, EventLog
+from ray_autolrs.cluster.event_log import EventLog
+from ray_autolrs.cluster.run_folder import EVENTS_FILE
 from ray_autolrs.training import snapshot
 from ray_autolrs.training.segment_run import SegmentRun
 

@@ -40,6 +40,7 @@ from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes
 from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.lanes.leases import Assignment
+from ray_autolrs.cluster.ray_metrics import ray_metrics
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
 from ray_autolrs.cluster.sink_feed import SinkFeed
@@ -73,6 +74,10 @@ class RemoteSearch:
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Tell what a lane has run, and wait for its next probe."""
         return cast("Assignment", _answer(self._actor.pull.remote(lane, told, stays=stays)))
+
+    def waiting_lanes(self, stage: int) -> int:
+        """Ask how many lanes waited for a probe when the stage's search began."""
+        return cast("int", _answer(self._actor.waiting_lanes.remote(stage)))
 
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress, without waiting for the answer."""
@@ -123,7 +128,13 @@ def run_on_ray(
         "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
     actor = start_beside_driver(
-        SearchActor, f"search-{run_config.name}", config, folder, choice.parallel_probes, owner
+        SearchActor,
+        f"search-{run_config.name}",
+        config,
+        folder,
+        choice.parallel_probes,
+        owner,
+        num_workers,
     )
     search = RemoteSearch(actor)
     run = LaneRun(
@@ -135,11 +146,13 @@ def run_on_ray(
         actors=choice.actors,
         resources_per_actor=choice.resources_per_actor,
         runtime_env=worker_environment(run_config),
+        strategy=config.search if config.lanes.kind == "auto" else None,
     )
     keep = checkpoints_to_keep(config.checkpoints, run_config)
     settings = {"task": task, "config": config, "search": search, "folder": folder, "keep": keep}
     relay = FinishRelay(finish_requested, search.finish)
-    feed = SinkFeed(search.poll, config.total_steps, sinks)
+    told = [*sinks, ray_metrics(run.name)]
+    feed = SinkFeed(search.poll, config.total_steps, told)
     try:
         with choice.lane.beside_workers(run) as lane, relay, feed, _prompt_reports():
             ray.train.torch.TorchTrainer(
@@ -180,7 +193,7 @@ def _choose_lanes(
     held, limits = cluster_resources(), resource_limits()
     return choose_lanes(
         config.lanes,
-        config.search.most_parallel_probes,
+        config.search,
         num_workers,
         {name: amount / num_workers for name, amount in total.items()},
         ray.available_resources(),  # type: ignore[no-untyped-call]

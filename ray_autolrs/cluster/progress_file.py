@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 
 from ray_autolrs.algorithm.field_checks import is_integer
-from ray_autolrs.algorithm.stages.messages import Address
+from ray_autolrs.algorithm.stages.machine import outstanding
+from ray_autolrs.algorithm.stages.messages import Address, Apply, Probe, Ready, address_of
+from ray_autolrs.algorithm.stages.phases import RunState
+from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.cluster.run_folder import PROGRESS_FILE, RunFolder
 
 NOTE_INTERVAL_S = 1.0
@@ -54,3 +58,30 @@ class ProgressFile:
         """Delete the file: the run is over."""
         if self._folder.read(PROGRESS_FILE) is not None:
             self._folder.delete(PROGRESS_FILE)
+
+
+def redone_steps(
+    event: Ready, state: RunState, latest: tuple[Address, int] | None, records: Iterable[Record]
+) -> int:
+    """Return how many steps workers that were lost had taken, which are taken again.
+
+    Steps of stages that the log holds twice are not among them.
+
+    Args:
+        event: what the new workers have told.
+        state: of the machine, after it.
+        latest: :meth:`ProgressFile.latest`.
+        records: the run's log, before the event.
+    """
+    if latest is None:
+        return 0
+    address, steps = latest
+    number_key = "index" if address[0] == "probe" else "attempt"
+    told = ((r["kind"], r.get("stage"), r.get(number_key)) for r in records)
+    if address in told:
+        return 0
+    commands = outstanding(state)
+    next_one = commands[0] if commands else None
+    is_next = isinstance(next_one, (Probe, Apply)) and address_of(next_one) == address
+    held = event.done_steps if is_next and event.begun == address else 0
+    return max(0, steps - held)

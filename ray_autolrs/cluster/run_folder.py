@@ -1,7 +1,7 @@
 """The files that a run leaves, on a local disk or on any storage that Ray Train can write to.
 
 ``config.json``      the resolved settings
-``events.jsonl``     one record for each event and decision, append-only
+``events.jsonl``     one record for each event and decision, append-only; see ``event_log.py``
 ``schedule.json``    the schedule found so far
 ``lease.json``       while the run is trained: who trains it
 ``progress.json``    while the run is trained: how far its workers are
@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
-from ray_autolrs.algorithm.stages.records import Record
-from ray_autolrs.checksums import LINE_DIGITS, sealed, unsealed
+from ray_autolrs.checksums import sealed, unsealed
+from ray_autolrs.cluster.retries import retried
 
 CONFIG_FILE = "config.json"
 EVENTS_FILE = "events.jsonl"
@@ -57,10 +56,14 @@ class RunFolder:
     def read(self, name: str) -> bytes | None:
         """Return a file's content, or None if there is no such file."""
         path = f"{self.path}/{name}"
-        if self.filesystem.get_file_info(path).type == fs.FileType.NotFound:
-            return None
-        with self.filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
+
+        def get() -> bytes | None:
+            if self.filesystem.get_file_info(path).type == fs.FileType.NotFound:
+                return None
+            with self.filesystem.open_input_stream(path) as stream:
+                return bytes(stream.read())
+
+        return retried(get, f"reading {path}")
 
     def write(self, name: str, content: bytes, *, is_synced: bool = True) -> None:
         """Write a file whole: a reader sees the old content or the new one.
@@ -69,8 +72,12 @@ class RunFolder:
         """
         path = f"{self.path}/{name}"
         if not self.is_local:  # Object stores replace a file at once, when it is closed.
-            with self.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+
+            def put() -> None:
+                with self.filesystem.open_output_stream(path) as stream:
+                    stream.write(content)
+
+            retried(put, f"writing {path}")
             return
         temporary = _written_beside(path, content, is_synced=is_synced)
         temporary.replace(path)
@@ -144,93 +151,6 @@ class RunFolder:
             raise ValueError(f"{self.path}/{name}: {error}") from error
 
 
-class EventLog:
-    """The append-only log in a run's folder, with one writer.
-
-    What was appended is on the disk when :meth:`append` returns. A record that a killed writer
-    left half-written was never acknowledged: it is dropped when the log is opened again.
-
-    Args:
-        folder: the run's.
-        owner: the holder of the run's lease, whose writer it is; None asks for no lease.
-
-    Raises:
-        ValueError: the log holds something else than records.
-    """
-
-    def __init__(self, folder: RunFolder, owner: str | None = None) -> None:
-        self._folder = folder
-        self._owner = owner
-        content = folder.read(EVENTS_FILE) or b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            folder.write(EVENTS_FILE, whole)
-        self.records: list[Record] = parse_events(whole, folder.path)
-
-    def append(self, records: Iterable[Record]) -> None:
-        """Write records, in order, and wait until they are stored.
-
-        Raises:
-            ValueError: another process has taken the run over.
-        """
-        added = list(records)
-        if not added:
-            return
-        self._check_owner()
-        self.records += added
-        if not self._folder.is_local:  # Object stores cannot append.
-            self._folder.write(EVENTS_FILE, _lines(self.records))
-            return
-        with Path(f"{self._folder.path}/{EVENTS_FILE}").open("ab") as file:
-            file.write(_lines(added))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _check_owner(self) -> None:
-        if self._owner is None:
-            return
-        lease = self._folder.read_json(LEASE_FILE)
-        if isinstance(lease, dict) and lease.get("owner", self._owner) != self._owner:
-            raise ValueError(
-                f"the run in {self._folder.path} was taken over by process {lease.get('pid')} on "
-                f"{lease.get('host')}, because this one had given no sign of life"
-            )
-
-
-def parse_events(content: bytes, path: str = "") -> list[Record]:
-    """Return the records of a log, leaving out a last line that is not complete.
-
-    Args:
-        content: of the log.
-        path: of the run's folder, for the message.
-
-    Raises:
-        ValueError: a line is no record.
-    """
-    whole = content[: content.rfind(b"\n") + 1]
-    records: list[Record] = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _no_record(path, number, f"it is not JSON ({error})") from error
-        try:
-            record = unsealed(record)
-        except (ValueError, RecursionError) as error:
-            raise _no_record(path, number, str(error)) from error
-        if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-            raise _no_record(path, number, "it is not an object with a kind")
-        records.append(record)
-    return records
-
-
-def _no_record(path: str, number: int, why: str) -> ValueError:
-    return ValueError(
-        f"line {number} of {path}/{EVENTS_FILE} is damaged, or was not written by a run: {why}; "
-        "use another name for a new run"
-    )
-
-
 def _written_beside(path: str, content: bytes, *, is_synced: bool = True) -> Path:
     """Write a file under another name, wait until it is on the disk, and return its path."""
     temporary = Path(f"{path}.tmp-{os.getpid()}-{threading.get_ident()}")
@@ -240,8 +160,3 @@ def _written_beside(path: str, content: bytes, *, is_synced: bool = True) -> Pat
         if is_synced:
             os.fsync(file.fileno())
     return temporary
-
-
-def _lines(records: Iterable[Record]) -> bytes:
-    lines = (json.dumps(sealed(record, LINE_DIGITS), allow_nan=False) for record in records)
-    return b"".join(line.encode() + b"\n" for line in lines)

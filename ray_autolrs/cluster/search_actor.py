@@ -9,6 +9,7 @@ waits in :meth:`SearchActor.pull` until there is one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
     Apply,
+    ApplyDone,
     Command,
     Event,
     Finish,
@@ -31,15 +33,12 @@ from ray_autolrs.algorithm.stages.messages import (
 from ray_autolrs.algorithm.stages.phases import Applying, Finished, Probing, RunState
 from ray_autolrs.algorithm.stages.records import Record, choice_record, event_record, replay
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
-from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Assignment, Idle, Leases, Over
-from ray_autolrs.cluster.progress_file import ProgressFile
-from ray_autolrs.cluster.run_folder import (
-    EVENTS_FILE,
-    LOG_FORMAT,
-    SCHEDULE_FILE,
-    EventLog,
-    RunFolder,
-)
+from ray_autolrs.cluster.event_log import EventLog
+from ray_autolrs.cluster.lanes.leases import GROUP_LANE, Assignment, Idle, Over
+from ray_autolrs.cluster.lanes.probe_desk import ProbeDesk, is_ahead
+from ray_autolrs.cluster.progress_file import ProgressFile, redone_steps
+from ray_autolrs.cluster.run_folder import EVENTS_FILE, LOG_FORMAT, SCHEDULE_FILE, RunFolder
+from ray_autolrs.cluster.search_clock import Outlook, next_search_s, search_times
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.sinks.sink import Status
@@ -59,6 +58,9 @@ class SearchLine(Protocol):
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Tell what a lane has run, and return what it is to run next."""
 
+    def waiting_lanes(self, stage: int) -> int:
+        """Return how many lanes waited for a probe when the stage's search began."""
+
     def heartbeat(self, steps_done: int, loss: float) -> None:
         """Tell the progress of the current command; does not wait. Rank 0 calls it."""
 
@@ -72,6 +74,7 @@ class SearchActor:
         parallel_probes: probes that may run at the same time. A run that is continued keeps the
             number that it was started with, because the schedule depends on it.
         owner: holder of the run's lease; None asks for no lease.
+        num_workers: training workers, for what a search was expected to take.
 
     Raises:
         ValueError: the folder's log is not a run's.
@@ -83,11 +86,14 @@ class SearchActor:
         folder: RunFolder,
         parallel_probes: int = 1,
         owner: str | None = None,
+        num_workers: int = 1,
     ) -> None:
         self._config = config
+        self._num_workers = num_workers
         self._folder = folder
         self._changed = threading.Condition()
-        self._leases = Leases()
+        self._desk = ProbeDesk(PULL_TIMEOUT_S + 1.0)
+        self._given_s = time.monotonic()
         self._status = Status()
         self._state = RunState()
         self._owner = owner
@@ -112,17 +118,27 @@ class SearchActor:
                 # The last workers of a driver that was killed may have gone on for a moment
                 # after this actor was started.
                 self._load()
-                self._leases.give_back(self._leases.lanes(WORKER_LANE))
+                self._desk.lose_workers()
+            if isinstance(event, ApplyDone):
+                self._desk.close()
             if event is not None:
-                self._take_in(event, lane="all workers")
+                self._take_in(event, GROUP_LANE)
             command = outstanding(self._state)[0]
-            self._status = Status(command=command)
+            self._status, self._given_s = Status(command=command), time.monotonic()
             if isinstance(command, Finish):
                 self._progress.delete()
             return command
 
+    def waiting_lanes(self, stage: int) -> int:
+        """Return how many lanes wait for a probe; the answer stays the same during a search."""
+        with self._changed:
+            return self._desk.waiting(stage)
+
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Take in the probe that a lane has run, and return the next one for it.
+
+        A lane that stays is given a stage's probes once a training worker has pulled one: until
+        then the workers may still be about to search the stage together.
 
         Args:
             lane: the lane's name.
@@ -136,14 +152,15 @@ class SearchActor:
         deadline_s = time.monotonic() + PULL_TIMEOUT_S
         with self._changed:
             if told is not None:
-                self._take_in(told, lane)
+                self._take_in_probe(told, lane)
             while True:
                 phase = self._state.phase
                 if isinstance(phase, Finished) or not (stays or isinstance(phase, Probing)):
-                    self._leases.give_back([lane])
+                    self._desk.give_back(lane)
                     return Over()
-                waiting = outstanding(self._state) if isinstance(phase, Probing) else ()
-                probe = self._leases.take(lane, (p for p in waiting if isinstance(p, Probe)))
+                if isinstance(phase, Probing) and not stays and self._desk.open(phase.stage.number):
+                    self._changed.notify_all()
+                probe = self._desk.next_probe(lane, self._plan, self._state, stays=stays)
                 if probe is not None:
                     return probe
                 if not self._changed.wait(deadline_s - time.monotonic()):
@@ -152,9 +169,16 @@ class SearchActor:
     def give_back(self, lane: str) -> list[tuple[int, int]]:
         """Give a lost lane's probe to the others; return it as [(stage, index)], or []."""
         with self._changed:
-            lost = self._leases.give_back([lane])
+            lost = self._desk.give_back(lane)
             self._changed.notify_all()
             return lost
+
+    def outlook(self) -> Outlook:
+        """Return what there is to know for whoever holds actors for this run."""
+        with self._changed:
+            elapsed_s = time.monotonic() - self._given_s
+            next_s = next_search_s(self._plan, self._state, self._status, elapsed_s)
+            return Outlook(next_s, self._desk.actors)
 
     def finish(self) -> None:
         """Take note that a run without a known end is to end after the current stage."""
@@ -172,7 +196,8 @@ class SearchActor:
     def poll(self, first_record: int) -> tuple[list[Record], Status]:
         """Return the log's records from number ``first_record`` on, and the status."""
         with self._changed:
-            return self._log.records[first_record:], self._status
+            status = dataclasses.replace(self._status, lanes_busy=self._desk.busy)
+            return self._log.records[first_record:], status
 
     def _load(self) -> None:
         self._log = EventLog(self._folder, self._owner)
@@ -182,6 +207,7 @@ class SearchActor:
                 raise ValueError(f"its format is {lanes['format']!r}, not {LOG_FORMAT!r}")
             self._plan = self._config.plan(lanes["parallel_probes"])
             self._state = replay(self._plan, self._log.records)
+            self._desk.read(self._log.records)
         except SearchFailedError:
             raise
         except Exception as error:  # A log of another version, or of nobody, may fail in any way.
@@ -190,47 +216,60 @@ class SearchActor:
                 f"wrote ({type(error).__name__}: {error}); use another name for a new run"
             ) from error
 
+    def _take_in_probe(self, told: ProbeDone, lane: str) -> None:
+        if not is_ahead(told):
+            self._take_in(told, lane)
+            return
+        record = self._desk.keep_ahead(lane, told)
+        if record is not None:
+            self._log.append([record | {"time": time.time()}])
+            self._tell_ahead()
+
     def _take_in(self, event: Event, lane: str) -> None:
         """Advance the machine, and write the log before anyone is answered."""
+        self._advance(event, lane)
+        self._tell_ahead()
+
+    def _tell_ahead(self) -> None:
+        """Tell the machine what it has asked for and was run ahead, as long as there is some."""
+        while (kept := self._desk.take_ahead(self._state)) is not None:
+            done, lane = kept
+            self._advance(done, lane, foreseen=True)
+
+    def _advance(self, event: Event, lane: str, **marks: bool) -> None:
         before = self._state
         after, _ = advance(self._plan, before, event)
-        if after is not before:
-            self._write(before, event, after, lane)
-            self._state = after
+        if after is before:
+            return
+        self._write(before, event, after, {"lane": lane, **marks})
+        self._state = after
+        if _has_more_to_run(before, after):  # Else all lanes would wake up for each result.
             self._changed.notify_all()
 
-    def _write(self, before: RunState, event: Event, after: RunState, lane: str) -> None:
+    def _write(self, before: RunState, event: Event, after: RunState, marks: Record) -> None:
         now = time.time()
-        told: Record = {"lane": lane, "time": now}
+        told: Record = marks | {"time": now}
         if isinstance(event, Ready):
-            told["redone_steps"] = self._redone_steps(event, after)
+            latest = self._progress.latest()
+            told["redone_steps"] = redone_steps(event, after, latest, self._log.records)
         records: list[Record] = [event_record(before, event, after) | told]
         if isinstance(after.phase, Applying) and after.phase is not before.phase:
-            records.append(choice_record(after.phase) | {"time": now})
+            known = [*self._log.records, *records]
+            times = search_times(self._plan, known, self._num_workers, now)
+            records.append(choice_record(after.phase) | times | {"time": now})
         if after.segments and after.segments != before.segments:
             average = found_with(self._config, [*self._log.records, *records])
             schedule = LRSchedule(after.segments, average)
             self._folder.write_json(SCHEDULE_FILE, schedule.to_dict())
         self._log.append(records)
 
-    def _redone_steps(self, event: Ready, state: RunState) -> int:
-        """Return how many steps workers that were lost had taken, which are taken again.
 
-        Steps of stages that the log holds twice are not among them.
-        """
-        found = self._progress.latest()
-        if found is None:
-            return 0
-        address, steps = found
-        number_key = "index" if address[0] == "probe" else "attempt"
-        told = ((r["kind"], r.get("stage"), r.get(number_key)) for r in self._log.records)
-        if address in told:
-            return 0
-        commands = outstanding(state)
-        next_one = commands[0] if commands else None
-        is_next = isinstance(next_one, (Probe, Apply)) and address_of(next_one) == address
-        held = event.done_steps if is_next and event.begun == address else 0
-        return max(0, steps - held)
+def _has_more_to_run(before: RunState, after: RunState) -> bool:
+    """Return whether a lane that waits may find something that was not there before."""
+    old, new = before.phase, after.phase
+    if isinstance(old, Probing) and isinstance(new, Probing) and old.stage == new.stage:
+        return len(old.asked) != len(new.asked)
+    return True
 
 
 def found_with(config: AutoLRSConfig, records: Iterable[Record]) -> FoundWith | None:

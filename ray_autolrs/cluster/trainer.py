@@ -23,11 +23,12 @@ from ray_autolrs.cluster.checks import (
     worker_environment,
 )
 from ray_autolrs.cluster.conductor import run_on_ray
+from ray_autolrs.cluster.event_log import EventLog
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
 from ray_autolrs.cluster.lanes.choice import check_lanes
 from ray_autolrs.cluster.local_run import run_locally
-from ray_autolrs.cluster.run_folder import CONFIG_FILE, EventLog, RunFolder
+from ray_autolrs.cluster.run_folder import CONFIG_FILE, RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
 from ray_autolrs.cluster.stopped_run import last_checkpoint_told
 from ray_autolrs.cluster.used_folder import (

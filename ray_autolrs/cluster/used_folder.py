@@ -12,13 +12,13 @@ from typing import Any
 from ray_autolrs.algorithm.stages.records import Record, replay
 from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE
 from ray_autolrs.cluster.checkpoint_store import MIDSTAGE, missing_file
+from ray_autolrs.cluster.event_log import read_events
 from ray_autolrs.cluster.interval import RANGE_TEST_FILE
 from ray_autolrs.cluster.run_folder import (
     CONFIG_FILE,
     EVENTS_FILE,
     SCHEDULE_FILE,
     RunFolder,
-    parse_events,
 )
 from ray_autolrs.cluster.search_actor import found_with
 from ray_autolrs.config import AutoLRSConfig
@@ -34,11 +34,10 @@ def read_used(folder: RunFolder, config: AutoLRSConfig) -> list[Record]:
     Raises:
         ValueError: the folder is not a run's, or lacks a file that the run needs to go on.
     """
-    content = folder.read(EVENTS_FILE)
-    if content is None:
+    records = read_events(folder)
+    if records is None:
         _check_new(folder)
         return []
-    records = parse_events(content, folder.path)
     if has_begun(records):
         needed = [CONFIG_FILE] if config.lr is not None else [CONFIG_FILE, RANGE_TEST_FILE]
         for name in needed:

@@ -13,8 +13,8 @@ class Costs:
     """Steps and seconds of a run or of one stage.
 
     Attributes:
-        probe_steps: optimizer steps of probes, diverged ones included, less those that an
-            applied stage went on from.
+        probe_steps: optimizer steps of probes, diverged ones and those run ahead included, less
+            those that an applied stage went on from.
         apply_steps: optimizer steps of the trained model.
         lost_steps: optimizer steps of stages that diverged, or that were taken again after a
             restart, as far as the lost workers were heard of.
@@ -54,7 +54,10 @@ def count_costs(records: Iterable[Record], stage: int | None = None) -> Costs:
             continue
         if record["kind"] == "ready":
             lost_steps += record.get("redone_steps", 0)
-        elif record["kind"] == "probe":
+        # One that was run ahead and then asked for has a record of both kinds.
+        elif record["kind"] == "foreseen" or (
+            record["kind"] == "probe" and not record.get("foreseen", False)
+        ):
             probe_steps += record["steps"]
             forward_steps += record["forward_steps"]
             probe_s += record["wall_s"]

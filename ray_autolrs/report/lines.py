@@ -41,7 +41,7 @@ def describe(record: Record) -> str | None:
             last = record["first_step"] + record["steps"] - 1
             return (
                 f"stage {record['stage']}: apply lr {record['peak_lr']:.4g} ({reason}) "
-                f"to steps {record['first_step']}-{last}"
+                f"to steps {record['first_step']}-{last}{_search(record)}"
             )
         case "apply":
             name = f"stage {record['stage']}" if record["stage"] else "warm-up"
@@ -73,6 +73,16 @@ def _within(record: Record) -> str:
         text = f", {record['done_steps']} steps into stage {stage}'s {what}"
     redone = record.get("redone_steps", 0)
     return text + (f"; {redone} steps are taken again" if redone else "")
+
+
+def _search(choice: Record) -> str:
+    """Return what the search before a choice took, if there was one."""
+    if "search_s" not in choice:
+        return ""
+    return (
+        f"; searched in {choice['search_s']:.3g} s by {choice['lanes']} at once "
+        f"({choice['expected_s']:.3g} s expected, {choice['together_s']:.3g} s one after the other)"
+    )
 
 
 def _loss(value: float | None) -> str:

@@ -17,11 +17,13 @@ class Status:
         command: what the workers are doing; None before they are ready.
         steps_done: steps of it that are done.
         loss: the latest loss; NaN before the first.
+        lanes_busy: lanes that run a probe by themselves.
     """
 
     command: Command | None = None
     steps_done: int = 0
     loss: float = math.nan
+    lanes_busy: int = 0
 
 
 class Sink:

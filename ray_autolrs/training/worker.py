@@ -163,7 +163,8 @@ class Worker:
         )
         diverged = run.to_its_end(progress)
         known = run.known
-        if probe.may_go_on and not (alone or diverged):
+        in_step = not alone or self.group.size == 1
+        if probe.may_go_on and in_step and not diverged:
             self._kept.keep(self.replica, probe, known)
         evals = len(known.evaluations)
         return ProbeDone(

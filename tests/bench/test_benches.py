@@ -18,10 +18,12 @@ from bench import (
     averaging_grid,
     batch_regret,
     further_tasks,
+    many_lanes,
     measurement,
     parallel_probes,
     probe_grid,
     research,
+    scale_model,
     wrong_guess,
 )
 from bench.tasks.catalogue import FURTHER_TASKS
@@ -161,3 +163,29 @@ def test_a_snapshot_is_copied_in_each_way(tmp_path: Path, tmp_path_factory: pyte
     rows: Rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [row["unit"] for row in rows] == ["ms"] * 5 + ["MB"] * 2
     assert all(row["value"] > 0 for row in rows[:6])
+
+
+@pytest.mark.parametrize("measured", ["parallel_probes", "parallel_probes_32"])
+def test_the_model_of_a_search_is_within_a_fifth_of_what_was_measured(measured: str):
+    results = Path(measurement.__file__).parent / "results" / f"{measured}.json"
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    assert rows
+    for row in rows:
+        rounds = math.ceil(row["probes"] / row["lanes"])
+        predicted_s = scale_model.search_s(row["one probe, s"], rounds)
+        assert predicted_s == pytest.approx(row["search, s"], rel=0.2), row
+
+
+def test_the_model_of_scale_tells_what_lanes_and_failures_do(run: Run):
+    few, many = run(scale_model, ["--gpus", "8", "4096"])
+    # One after the other, ten probes of a tenth of a stage take as long as the stage.
+    assert few["search / training"] == pytest.approx(1.0, rel=1e-3)
+    # Where the exchange of gradients is most of a step, lanes of fewer workers lose less to it.
+    assert many["with lanes"] < 0.5 < few["with lanes"]
+    assert 0 < many["goodput"] < few["goodput"] < 0.5
+
+
+def test_many_lanes_share_one_search_actor(run: Run):
+    (row,) = run(many_lanes, ["--lanes", "20"])
+    assert (row["lanes"], row["probes"]) == (20, 60)
+    assert row["probes / s"] == pytest.approx(60 / (3 * row["search, s"]))

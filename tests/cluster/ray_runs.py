@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from ray_autolrs import AutoLRSTrainer, GaussianProcess
+from ray_autolrs import AutoLRSTrainer, GaussianProcess, Lanes
 from tests.cluster.test_local_run import events_without_times
 from tests.digits_task import DigitsTask, short_config
 
 PARALLEL_PROBES = 4
 """Asked for at a time, whatever the lanes: the schedule depends on it."""
+
+TOGETHER = Lanes(kind="sequential")
 
 
 def trainer(
@@ -25,9 +27,10 @@ def trainer(
         folder.mkdir()
         record = {"kind": "lanes", "parallel_probes": PARALLEL_PROBES}
         (folder / "events.jsonl").write_text(json.dumps(record) + "\n")
+    values = {"search": GaussianProcess(probes=6, validation_evals=8), "lanes": TOGETHER}
     return AutoLRSTrainer(
         task or DigitsTask(),
-        short_config(search=GaussianProcess(probes=6, validation_evals=8), **parts),
+        short_config(**(values | parts)),
         scaling_config=ScalingConfig(num_workers=num_workers),
         run_config=RunConfig(
             name=name,

@@ -29,7 +29,7 @@ def trainer(path: Path, config: AutoLRSConfig, task=None, name="run") -> AutoLRS
 
 def events_without_times(path: Path) -> list[dict]:
     events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
-    timed = {"time", "wall_s", "sha256"}
+    timed = {"time", "wall_s", "search_s", "expected_s", "together_s", "sha256"}
     return [{key: event[key] for key in event.keys() - timed} for event in events]
 
 

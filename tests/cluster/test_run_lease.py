@@ -15,7 +15,8 @@ import pytest
 from pyarrow import fs
 
 from ray_autolrs.cluster import run_lease
-from ray_autolrs.cluster.run_folder import EventLog, RunFolder
+from ray_autolrs.cluster.event_log import EventLog
+from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
 from tests.cluster.tiny_runs import TinyTask, checkpoints, read_lines, step_of, tiny_trainer
 

@@ -35,7 +35,8 @@ def probe_done(probe: Probe, *, diverged=False) -> ProbeDone:
 
 def apply_done(command: Apply) -> ApplyDone:
     evaluations = ((command.segment.last_step + 1, "loss", 1.0),)
-    return ApplyDone(command.stage, command.attempt, (1.0,), False, 0.0, evaluations)
+    losses = (1.0,) * command.steps
+    return ApplyDone(command.stage, command.attempt, losses, False, 0.0, evaluations)
 
 
 def actor(path, parallel_probes=3) -> SearchActor:
@@ -81,6 +82,20 @@ def schedule(made: SearchActor):
     return [segment.peak_lr for segment in made._state.segments]
 
 
+def test_actors_wait_until_a_worker_has_pulled(tmp_path):
+    """Until then the workers may still be about to search the stage together."""
+    made = actor(tmp_path)
+    assert made.pull("actor-0", None, stays=True) == Idle()
+    command = made.exchange(Ready(0))
+    assert made.pull("actor-0", None, stays=True) == Idle()
+    assert made.waiting_lanes(1) == 1
+    assert made.pull("worker-0", None, stays=False) == command
+    third = made.pull("actor-0", None, stays=True)
+    assert isinstance(third, Probe)
+    assert third.index == 1
+    assert (made.waiting_lanes(1), made.waiting_lanes(2)) == (1, 0)
+
+
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch):
     monkeypatch.setattr(search_actor, "PULL_TIMEOUT_S", 0.05)
@@ -120,14 +135,14 @@ def test_lanes_share_the_probes(tmp_path):
 def test_waiting_lane_is_told_to_ask_again(tmp_path):
     made = actor(tmp_path, parallel_probes=1)
     made.exchange(Ready(0))
-    assert isinstance(made.pull("a", None, stays=True), Probe)
+    assert isinstance(made.pull("a", None, stays=False), Probe)
     assert made.pull("b", None, stays=True) == Idle()
 
 
 def test_lost_lane_gives_its_probe_to_the_next(tmp_path):
     made = actor(tmp_path, parallel_probes=1)
     made.exchange(Ready(0))
-    probe = made.pull("a", None, stays=True)
+    probe = made.pull("a", None, stays=False)
     assert isinstance(probe, Probe)
     assert made.give_back("a") == [(1, 0)]
     assert made.give_back("a") == []
@@ -162,7 +177,7 @@ def test_restarted_workers_lose_their_probes_and_actors_keep_theirs(tmp_path):
 def test_new_actor_goes_on_where_the_log_ends(tmp_path, steady):
     made = actor(tmp_path / "made")
     made.exchange(Ready(0))
-    first = made.pull("a", None, stays=True)
+    first = made.pull("a", None, stays=False)
     second = made.pull("b", None, stays=True)
     assert isinstance(first, Probe)
     assert isinstance(second, Probe)
@@ -180,11 +195,11 @@ def test_search_that_fails_tells_the_lane(tmp_path):
     made.exchange(Ready(0))
     told = None
     for _ in range(6):
-        probe = made.pull("a", told, stays=True)
+        probe = made.pull("a", told, stays=False)
         assert isinstance(probe, Probe)
         told = probe_done(probe, diverged=True)
     with pytest.raises(SearchFailedError, match="every LR tried in stage 1 diverged"):
-        made.pull("a", told, stays=True)
+        made.pull("a", told, stays=False)
 
 
 def test_lease_is_given_to_one_lane_only():

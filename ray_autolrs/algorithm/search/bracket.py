@@ -34,7 +34,7 @@ Source: our measurements (bench/NOTES.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -42,6 +42,13 @@ from ray_autolrs.algorithm.field_checks import check, check_integer
 from ray_autolrs.algorithm.forecast.forecaster import MIN_SERIES_POINTS
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
+from ray_autolrs.algorithm.search.lr_walk import (
+    foreseen_places,
+    lr_grid,
+    middle,
+    next_place,
+    preferred_place,
+)
 from ray_autolrs.algorithm.search.research import Research
 from ray_autolrs.algorithm.search.strategy import (
     Candidate,
@@ -51,15 +58,6 @@ from ray_autolrs.algorithm.search.strategy import (
     SearchStrategy,
     StageContext,
 )
-
-LARGEST_FACTOR = math.sqrt(10)
-"""Largest factor between two LRs that are tried one after the other."""
-
-GUESS_PLACES = 6
-"""LRs to each side of the two around a guess: it may be off by a factor of 300."""
-
-MARGIN = 0.02
-"""Part of the loss gained by which a higher LR must win. Ours (measured)."""
 
 TEMPERATURE = 0.05
 """Of the weighted mean, as a part of the loss that has been gained. Ours (measured)."""
@@ -72,6 +70,9 @@ MOST_LOOKAHEAD = 0.2
 
 USUAL_PROBES = 4
 """Probes of a search that is not unlucky: three or four where the grid has six LRs."""
+
+LANES_OF_ONE_ROUND = 6
+"""Lanes that try at once all that such a search may: two places to each side of the first two."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +114,12 @@ class Bracket(SearchStrategy):
     def most_parallel_probes(self) -> int:
         return 2
 
+    def expected_rounds(self, stage: int, lanes: int) -> int:
+        if stage > 1:
+            return 0  # A later one is searched where a forecast says that it pays: seldom.
+        # Of USUAL_PROBES the first two run at once; further lanes run ahead on both sides.
+        return {1: USUAL_PROBES, 2: 3}.get(lanes, 2 if lanes < LANES_OF_ONE_ROUND else 1)
+
     def planned_steps(self, facts: RunFacts, stages: Sequence[Stage]) -> int:
         """Return the steps of a search that is not unlucky; it may take a probe less.
 
@@ -130,11 +137,24 @@ class Bracket(SearchStrategy):
         grid = lr_grid(context.facts.lr)
         asked = len(told) + len(running)
         if asked < 2:
-            return self._probe(grid[_middle(grid) + asked], context.facts)
+            return self._probe(grid[middle(grid) + asked], context.facts)
         if running:
             return None
-        place = _next_place(_losses(grid, context, told), context.initial_loss, len(grid))
+        place = next_place(_losses(grid, context, told), context.initial_loss, len(grid))
         return None if place is None else self._probe(grid[place], context.facts)
+
+    def foresee(
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
+    ) -> Sequence[Candidate]:
+        if context.past or context.diverged or len(told) + len(running) < 2:
+            return ()
+        grid, facts = lr_grid(context.facts.lr), context.facts
+        tried = {middle(grid), middle(grid) + 1, *_losses(grid, context, told)}
+        if running and len(told) >= 2:
+            place = next_place(_losses(grid, context, told), context.initial_loss, len(grid))
+            tried |= {place} if place is not None else set()
+        places = foreseen_places(tried, middle(grid), len(grid))
+        return [self._probe(grid[place], facts) for place in places]
 
     def choose(
         self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
@@ -184,7 +204,7 @@ class Bracket(SearchStrategy):
         facts = context.facts
         grid = lr_grid(facts.lr)
         losses = _losses(grid, context, told)
-        preferred = _preferred(losses, context.initial_loss)
+        preferred = preferred_place(losses, context.initial_loss)
         # Only those beside it: so where the walk began has no say in the mean.
         weighed = {
             place: losses[place]
@@ -203,23 +223,6 @@ class Bracket(SearchStrategy):
         return lr * math.exp(-noise * HORIZON_CORRECTION * horizon)
 
 
-def lr_grid(lr: float | tuple[float, float]) -> list[float]:
-    """Return the LRs that may be tried, in order; the first two to try are in the middle.
-
-    >>> [round(lr, 3) for lr in lr_grid((0.001, 1.0))]
-    [0.002, 0.006, 0.018, 0.056, 0.178, 0.562]
-    """
-    if isinstance(lr, float | int):
-        # A little more, so that a guess on the grid counts as one for all that it is rounded.
-        below = math.floor(math.log(lr) / math.log(LARGEST_FACTOR) + 1e-6)
-        places = range(below - GUESS_PLACES, below + 2 + GUESS_PLACES)
-        return [10.0 ** (place / 2) for place in places]
-    low, high = math.log(lr[0]), math.log(lr[1])
-    # A little less, so that three decades, whose quotient is a rounded number, have six.
-    count = max(3, math.ceil(math.log(lr[1] / lr[0]) / math.log(LARGEST_FACTOR) - 1e-6))
-    return [math.exp(low + (place + 0.5) / count * (high - low)) for place in range(count)]
-
-
 def weighted_mean_lr(lrs: Sequence[float], losses: Sequence[float], initial_loss: float) -> float:
     """Return exp(Σ w_j ln η_j).
 
@@ -236,10 +239,6 @@ def weighted_mean_lr(lrs: Sequence[float], losses: Sequence[float], initial_loss
     return math.exp(weighed / math.fsum(weights))
 
 
-def _middle(grid: Sequence[float]) -> int:
-    return (len(grid) - 1) // 2
-
-
 def _losses(
     grid: Sequence[float], context: StageContext, told: Sequence[Observation]
 ) -> dict[int, float]:
@@ -250,41 +249,10 @@ def _losses(
     losses: dict[int, float] = {}
     for index, result in enumerate(told):
         place = (
-            _middle(grid) + index
+            middle(grid) + index
             if index < 2
-            else _next_place(losses, context.initial_loss, len(grid))
+            else next_place(losses, context.initial_loss, len(grid))
         )
         assert place is not None, (told, "no such probe is asked for")
         losses[place] = math.inf if result.forecast is None else result.forecast.loss
     return losses
-
-
-def _preferred(losses: Mapping[int, float], initial_loss: float) -> int:
-    """Return the best place, or the one that is reached from it by steps down that cost little.
-
-    >>> _preferred({2: 1.01, 3: 1.0}, initial_loss=2.0), _preferred({2: 1.1, 3: 1.0}, 2.0)
-    (2, 3)
-    """
-    place = min(losses, key=lambda place: (losses[place], place))
-    gained = initial_loss - losses[place]
-    margin = MARGIN * gained if gained > 0 else 0.0
-    while place - 1 in losses and losses[place - 1] <= losses[place] + margin:
-        place -= 1
-    return place
-
-
-def _next_place(losses: Mapping[int, float], initial_loss: float, count: int) -> int | None:
-    """Return the place to try next, or None once the preferred one has neighbours or is at the end.
-
-    Where every LR diverged so far, it is the next smaller one.
-
-    >>> _next_place({2: 1.0, 3: 2.0}, 3.0, 6), _next_place({2: 2.0, 3: 1.0}, 3.0, 6)
-    (1, 4)
-    >>> _next_place({1: 3.0, 2: 1.0, 3: 2.0}, 3.0, 6)
-    """
-    preferred = _preferred(losses, initial_loss)
-    if preferred == min(losses) and preferred > 0:
-        return preferred - 1
-    if preferred == max(losses) and preferred < count - 1 and losses[preferred] < math.inf:
-        return preferred + 1
-    return None

@@ -201,6 +201,22 @@ class SearchStrategy(ABC):
         """How many of a stage's probes can run at the same time; of a resolved strategy."""
         return 1
 
+    def expected_rounds(self, stage: int, lanes: int) -> int:
+        """Return how many probes' time the search of a stage is likely to take.
+
+        Lanes are chosen by it, and asked for and given back. Without an answer of a strategy's
+        own, a stage has as many probes as can run at the same time.
+
+        Args:
+            stage: its number, from 1.
+            lanes: how many probes can run at the same time.
+
+        Returns:
+            0 where the stage is likely not searched; else one with enough lanes, and never more
+            with more lanes.
+        """
+        return math.ceil(self.most_parallel_probes / max(1, lanes))
+
     def planned_steps(self, facts: RunFacts, stages: Sequence[Stage]) -> int:
         """Return about how many probe steps a run of these stages takes; of a resolved strategy.
 
@@ -224,6 +240,21 @@ class SearchStrategy(ABC):
             None where more results are needed first. None while nothing is running ends the
             stage's search.
         """
+
+    def foresee(
+        self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
+    ) -> Sequence[Candidate]:
+        """Return probes that may be suggested once the running ones have ended, likeliest first.
+
+        Idle lanes run them ahead. A search sees such a probe's result only once :meth:`suggest`
+        asks for the same probe, so that it decides as if nothing had been foreseen.
+
+        Args:
+            context: as in :meth:`suggest`, and so are the others.
+            told: observations, in the order asked.
+            running: peak LRs asked after those.
+        """
+        return ()
 
     def judge(self, context: StageContext, candidate: Candidate, losses: ProbeLosses) -> Forecast:
         """Return what a probe that did not diverge promises: its last loss, if not overridden.

@@ -84,9 +84,11 @@ def outstanding(state: RunState) -> tuple[Command, ...]:
         case WarmingUp(segment):
             return (Apply(stage=0, segment=segment),)
         case Probing(stage, asked, results):
-            answered = {result.index for result in results}
+            answered, best = {result.index for result in results}, phase.best
             return tuple(
-                _probe_command(phase, index) for index in range(len(asked)) if index not in answered
+                _probe_command(phase, index, best)
+                for index in range(len(asked))
+                if index not in answered
             )
         case Applying(stage, segment, attempt=attempt):
             return (Apply(stage.number, segment, attempt, best=phase.best),)
@@ -150,14 +152,14 @@ def _close(plan: RunPlan, state: RunState, previous: Stage) -> tuple[RunState, t
     return state, outstanding(state)
 
 
-def _probe_command(phase: Probing, index: int) -> Probe:
+def _probe_command(phase: Probing, index: int, best: int | None) -> Probe:
     stage, candidate = phase.stage, phase.asked[index]
     return Probe(
         stage=stage.number,
         index=index,
         segment=candidate.segment(stage.first_step),
         evals=candidate.evals,
-        best=phase.best,
+        best=best,
         may_go_on=candidate.shape == phase.run_shape,
     )
 
@@ -190,8 +192,8 @@ def _probe_done(
     before = len(phase.asked)
     state = search_on(plan, state, replace(phase, results=(*phase.results, result)))
     if isinstance(state.phase, Probing):
-        new = range(before, len(state.phase.asked))
-        return state, tuple(_probe_command(state.phase, index) for index in new)
+        new, best = range(before, len(state.phase.asked)), state.phase.best
+        return state, tuple(_probe_command(state.phase, index, best) for index in new)
     return state, outstanding(state)
 
 

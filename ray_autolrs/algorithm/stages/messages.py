@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from ray_autolrs.algorithm.schedules.segments import Segment
 
+FORESEEN = -1
+"""Index of a probe that no search has asked for, which an idle lane runs ahead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -17,7 +20,7 @@ class Probe:
 
     Attributes:
         stage: number of the stage, from 1.
-        index: number of the probe in its stage, from 0, in the order asked.
+        index: number of the probe in its stage, from 0, in the order asked; or FORESEEN.
         segment: LR of each step of the probe; its first step is the snapshot's step.
         evals: validation losses to take evenly over the probe, and to tell.
         best: index of the probe that promises most so far, whose state at its end may be kept;

@@ -1,8 +1,9 @@
 """The run's log: one JSON record for each event and each decision, and the way back.
 
 The records of kind ``ready``, ``probe`` and ``apply`` are the machine's events; replaying them
-gives the machine's state, so the log is all that a run needs to go on after a failure. The
-others tell a person what was decided. A loss that is not finite is written as null.
+gives the machine's state, so the log is all that a run needs to go on after a failure. Those of
+kind ``foreseen`` are probes that were run ahead, before a search asked for them. The others tell a
+person what was decided. A loss that is not finite is written as null.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from ray_autolrs.algorithm.search.strategy import (
 )
 from ray_autolrs.algorithm.stages.machine import advance
 from ray_autolrs.algorithm.stages.messages import (
+    FORESEEN,
     ApplyDone,
     Event,
     FinishRequested,
+    Probe,
     ProbeDone,
     Ready,
 )
@@ -66,13 +69,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "forecast": _finite(forecast.loss) if forecast else None,
                 "forecast_std": _finite(forecast.std) if forecast else None,
                 "trusted": forecast.trusted if forecast else None,
-                "diverged": event.diverged,
-                "steps": event.steps,
-                "forward_steps": event.forward_steps,
-                "skipped_steps": event.skipped_steps,
-                "wall_s": event.wall_s,
-                "training_losses": _listed(event.training_losses),
-                "validation_losses": _listed(event.validation_losses),
+                **_probe_outcome(event),
             }
         case ApplyDone():
             assert isinstance(before.phase, (Applying, WarmingUp))
@@ -91,6 +88,23 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 ],
                 "training_losses": _listed(event.training_losses),
             }
+
+
+def foreseen_record(probe: Probe, done: ProbeDone) -> Record:
+    """Return the record of a probe that was run before it was asked for."""
+    return {
+        "kind": "foreseen",
+        "stage": probe.stage,
+        "segment": probe.segment.to_dict(),
+        "evals": probe.evals,
+        **_probe_outcome(done),
+    }
+
+
+def record_foreseen(record: Record) -> tuple[tuple[int, Segment, int], ProbeDone]:
+    """Return (stage, segment, evals) of a probe that was run ahead, and its outcome."""
+    place = (record["stage"], Segment.from_dict(record["segment"]), record["evals"])
+    return place, _probe_done({"index": FORESEEN, **record})
 
 
 def choice_record(phase: Applying) -> Record:
@@ -133,16 +147,7 @@ def record_event(record: Record) -> Event | None:
                 done_steps=record.get("done_steps", 0),
             )
         case "probe":
-            return ProbeDone(
-                stage=record["stage"],
-                index=record["index"],
-                training_losses=_losses(record["training_losses"]),
-                validation_losses=_losses(record["validation_losses"]),
-                diverged=record["diverged"],
-                wall_s=record["wall_s"],
-                forward_steps=record["forward_steps"],
-                skipped_steps=record.get("skipped_steps", 0),
-            )
+            return _probe_done(record)
         case "apply":
             return ApplyDone(
                 stage=record["stage"],
@@ -209,6 +214,31 @@ class _Logged(SearchStrategy):
         self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
     ) -> Choice | None:
         return self.strategy.choose(context, told, rejected)
+
+
+def _probe_outcome(done: ProbeDone) -> Record:
+    return {
+        "diverged": done.diverged,
+        "steps": done.steps,
+        "forward_steps": done.forward_steps,
+        "skipped_steps": done.skipped_steps,
+        "wall_s": done.wall_s,
+        "training_losses": _listed(done.training_losses),
+        "validation_losses": _listed(done.validation_losses),
+    }
+
+
+def _probe_done(record: Record) -> ProbeDone:
+    return ProbeDone(
+        stage=record["stage"],
+        index=record["index"],
+        training_losses=_losses(record["training_losses"]),
+        validation_losses=_losses(record["validation_losses"]),
+        diverged=record["diverged"],
+        wall_s=record["wall_s"],
+        forward_steps=record["forward_steps"],
+        skipped_steps=record.get("skipped_steps", 0),
+    )
 
 
 def _candidate(record: Record) -> Candidate:

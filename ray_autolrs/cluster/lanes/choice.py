@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ray_autolrs.algorithm.search.strategy import SearchStrategy
 from ray_autolrs.cluster import lanes as folder
+from ray_autolrs.cluster.lanes.expected_time import Rounds, fewest_lanes, lone_time, together_time
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.lanes.sequential import Sequential
 from ray_autolrs.lanes import Lanes
@@ -67,7 +69,7 @@ def check_lanes(settings: Lanes) -> None:
 
 def choose_lanes(
     settings: Lanes,
-    most_probes: int,
+    search: SearchStrategy,
     num_workers: int,
     resources_per_worker: Mapping[str, float],
     available: Mapping[str, float],
@@ -75,11 +77,15 @@ def choose_lanes(
     *,
     autoscales: bool,
 ) -> LaneChoice:
-    """Decide who runs the probes.
+    """Decide who runs the probes: with ``"auto"``, who is expected to end a search first.
+
+    Where two kinds are as fast, it is the one that needs less for it; of actors there are no more
+    than make a search faster. An autoscaler is asked for nodes only if later stages are searched
+    too: a single search is over before a node has started.
 
     Args:
         settings: what the user asks for.
-        most_probes: probes of a stage that do not wait for each other.
+        search: how stages are searched; resolved.
         num_workers: training workers.
         resources_per_worker: what each of them holds.
         available: what is free now, the workers not yet placed.
@@ -94,34 +100,47 @@ def choose_lanes(
     free = _how_many(per_actor, available, taken)
     most = _how_many(per_actor, limits, taken)
     amounts = ", ".join(f"{amount:g} {name}" for name, amount in per_actor.items())
+    rounds = _rounds(search)
     actors = settings.actors
     if actors is None:
-        actors = min(most if autoscales else free, max(0, most_probes - num_workers))
+        grows = autoscales and search.expected_rounds(2, lanes=1) > 0
+        actors = fewest_lanes(rounds, num_workers + (most if grows else free)) - num_workers
+        actors = max(0, actors)
     if actors > most:
         raise ValueError(
             f"lanes.actors={actors} of {amounts} each do not fit: beside {num_workers} workers "
             f"the cluster can hold {most}; ask for fewer, or set lanes.resources"
         )
     kinds = lane_kinds()
-    if settings.kind == "auto":
-        # The most lanes; where some kinds give as many, what needs the least for it.
-        kind = max(
-            kinds.values(),
-            key=lambda each: (
-                each.count(num_workers, actors),
-                not each.is_alone,
-                not each.has_actors,
-            ),
-        )
-    else:
-        kind = kinds[settings.kind]
+    times = {
+        name: lone_time(rounds, num_workers, kind.count(num_workers, actors))
+        if kind.is_alone
+        else together_time(rounds)
+        for name, kind in kinds.items()
+    }
+    name = settings.kind
+    if name == "auto":
+        needs = {each: (kind.is_alone, kind.has_actors) for each, kind in kinds.items()}
+        name = min(kinds, key=lambda each: (times[each], needs[each]))
+    kind = kinds[name]
+    at_once = kind.count(num_workers, actors)
     return LaneChoice(
         lane=kind(),
         actors=actors if kind.has_actors else 0,
         resources_per_actor=per_actor,
-        parallel_probes=min(kind.count(num_workers, actors), most_probes),
-        reason=f"lanes.kind={settings.kind!r}, {free} actors of {amounts} fit now",
+        parallel_probes=max(1, min(at_once, search.most_parallel_probes)),
+        reason=(
+            f"lanes.kind={settings.kind!r}, {free} actors of {amounts} fit now; a search takes "
+            f"{times[name]:g} times as long as one probe of all workers, {rounds(1)} by them "
+            "one after the other"
+        ),
     )
+
+
+def _rounds(search: SearchStrategy) -> Rounds:
+    """Return what a search takes, of the first stage that is searched."""
+    stage = 1 if search.expected_rounds(1, lanes=1) > 0 else 2
+    return lambda lanes: max(1, search.expected_rounds(stage, lanes))
 
 
 def lane_in_process(settings: Lanes) -> Lane:

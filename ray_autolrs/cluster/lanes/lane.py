@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+    from ray_autolrs.algorithm.search.strategy import SearchStrategy
     from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
     from ray_autolrs.cluster.search_actor import SearchLine
     from ray_autolrs.task import TrainingTask
@@ -40,6 +41,8 @@ class LaneRun:
         actors: probe actors to start.
         resources_per_actor: what each of them holds.
         runtime_env: of the training workers, and so of the actors.
+        strategy: how stages are searched, where lanes run a search only if that is faster; None
+            where they were asked for.
     """
 
     name: str
@@ -50,6 +53,7 @@ class LaneRun:
     actors: int
     resources_per_actor: dict[str, float]
     runtime_env: dict[str, Any] = field(default_factory=dict)
+    strategy: SearchStrategy | None = None
 
 
 class Lane(ABC):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ray_autolrs.algorithm.forecast.noisy_quadratic import Interpolation
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
-from ray_autolrs.algorithm.search.bracket import Bracket, lr_grid, weighted_mean_lr
+from ray_autolrs.algorithm.search.bracket import Bracket, weighted_mean_lr
+from ray_autolrs.algorithm.search.lr_walk import lr_grid
 from ray_autolrs.algorithm.search.strategy import Choice, Observation
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import Probe, Ready

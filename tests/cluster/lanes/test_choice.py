@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from ray_autolrs import Bracket, GaussianProcess
 from ray_autolrs.cluster.lanes.actors import Actors
 from ray_autolrs.cluster.lanes.choice import check_lanes, choose_lanes, lane_kinds, possible_lane
 from ray_autolrs.cluster.lanes.sequential import Sequential
@@ -10,11 +11,11 @@ from ray_autolrs.cluster.lanes.workers import Workers
 from ray_autolrs.lanes import WITHOUT_ACTORS, Lanes
 
 
-def choose(available, *, limits=None, num_workers=2, worker=None, probes=10, **settings):
+def choose(available, *, limits=None, num_workers=2, worker=None, search=None, **settings):
     limits = limits or available
     chosen = choose_lanes(
         Lanes(**settings),
-        probes,
+        search or GaussianProcess(),
         num_workers,
         worker or {"CPU": 1.0},
         available,
@@ -28,18 +29,25 @@ def choose(available, *, limits=None, num_workers=2, worker=None, probes=10, **s
     ("available", "options", "expected"),
     [
         # (kind, actors, probes at once)
-        ({"CPU": 2.0}, {}, ("workers", 0, 2)),
+        # Ten probes by two workers, each alone, take as long as by both together.
+        ({"CPU": 2.0}, {}, ("sequential", 0, 1)),
         ({"CPU": 2.0}, {"num_workers": 1}, ("actors", 1, 2)),
         ({"CPU": 1.0}, {"num_workers": 1}, ("sequential", 0, 1)),
         ({"CPU": 5.0}, {}, ("actors", 3, 5)),
         ({"CPU": 64.0}, {}, ("actors", 8, 10)),
+        # Three rounds of four lone workers are longer than ten probes, and so are two of eight.
+        ({"CPU": 4.0}, {"num_workers": 4}, ("sequential", 0, 1)),
+        ({"CPU": 9.0}, {"num_workers": 8}, ("sequential", 0, 1)),
+        ({"CPU": 10.0}, {"num_workers": 8}, ("actors", 2, 10)),
+        # A sixth to ninth lane would not end the search sooner.
+        ({"CPU": 9.0}, {}, ("actors", 3, 5)),
         ({"CPU": 64.0}, {"actors": 3}, ("actors", 3, 5)),
-        ({"CPU": 64.0}, {"actors": 0}, ("workers", 0, 2)),
+        ({"CPU": 64.0}, {"actors": 0}, ("sequential", 0, 1)),
         ({"CPU": 64.0}, {"actors": 20, "kind": "actors"}, ("actors", 20, 10)),
         ({"CPU": 64.0}, {"kind": "sequential"}, ("sequential", 0, 1)),
         ({"CPU": 64.0}, {"kind": "workers"}, ("workers", 0, 2)),
         ({"CPU": 64.0}, {"kind": "workers", "num_workers": 16}, ("workers", 0, 10)),
-        ({"CPU": 2.5}, {"resources": {"CPU": 0.1}}, ("actors", 5, 7)),
+        ({"CPU": 2.5}, {"resources": {"CPU": 0.1}}, ("actors", 3, 5)),
         (
             {"CPU": 64.0, "GPU": 4.0},
             {"worker": {"CPU": 1.0, "GPU": 1.0}},
@@ -48,14 +56,22 @@ def choose(available, *, limits=None, num_workers=2, worker=None, probes=10, **s
         (
             {"CPU": 64.0, "GPU": 4.0},
             {"worker": {"CPU": 1.0, "GPU": 1.0}, "resources": {"CPU": 1, "GPU": 0.5}},
-            ("actors", 4, 6),
+            ("actors", 3, 5),
         ),
-        # A search whose probes wait for each other leaves nothing to do for more actors.
-        ({"CPU": 64.0}, {"probes": 3}, ("actors", 1, 3)),
-        ({"CPU": 64.0}, {"probes": 2}, ("workers", 0, 2)),
+        ({"CPU": 64.0}, {"search": GaussianProcess(probes=3)}, ("actors", 1, 3)),
+        ({"CPU": 64.0}, {"search": GaussianProcess(probes=2)}, ("sequential", 0, 1)),
         # What an autoscaler may bring counts, and is asked for.
-        ({"CPU": 2.0}, {"limits": {"CPU": 6.0}}, ("actors", 4, 6)),
+        ({"CPU": 2.0}, {"limits": {"CPU": 6.0}}, ("actors", 3, 5)),
         ({"CPU": 2.0}, {"limits": {"CPU": 600.0}}, ("actors", 8, 10)),
+        # The default asks for two at once, and lanes run ahead; no node starts for one search.
+        ({"CPU": 64.0}, {"search": Bracket(), "num_workers": 1}, ("actors", 5, 2)),
+        ({"CPU": 64.0}, {"search": Bracket(), "num_workers": 2}, ("actors", 4, 2)),
+        ({"CPU": 64.0}, {"search": Bracket(), "num_workers": 4}, ("sequential", 0, 1)),
+        (
+            {"CPU": 1.0},
+            {"search": Bracket(), "num_workers": 1, "limits": {"CPU": 600.0}},
+            ("sequential", 0, 1),
+        ),
     ],
 )
 def test_choice(available, options, expected):

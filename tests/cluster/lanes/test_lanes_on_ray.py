@@ -22,8 +22,8 @@ import torch
 from ray_autolrs import Lanes
 from ray_autolrs.algorithm.stages.messages import Ready
 from ray_autolrs.cluster.driver_actor import start_beside_driver
-from ray_autolrs.cluster.lanes.actors import ProbePool
 from ray_autolrs.cluster.lanes.lane import LaneRun
+from ray_autolrs.cluster.lanes.probe_pool import ProbePool
 from ray_autolrs.cluster.lanes.snapshot_shelf import SnapshotShelf
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ray_autolrs.algorithm.search.bracket import Bracket
 from ray_autolrs.cluster import lanes as folder
 from ray_autolrs.cluster.lanes.choice import check_lanes, choose_lanes
 from ray_autolrs.lanes import Lanes
 from tests.cluster.test_local_run import trainer
 from tests.digits_task import short_config
+
+BRACKET = Bracket(probe_steps=50)
 
 ONE_FILE = '''
 """Each probe twice: does a machine compute the same bits again?"""
@@ -49,7 +52,9 @@ def _a_file_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_new_file_is_a_new_kind(tmp_path: Path):
     settings = Lanes(kind="twice")
     check_lanes(settings)
-    chosen = choose_lanes(settings, 4, 2, {"CPU": 1}, {"CPU": 8}, {"CPU": 8}, autoscales=False)
+    chosen = choose_lanes(
+        settings, BRACKET, 2, {"CPU": 1}, {"CPU": 8}, {"CPU": 8}, autoscales=False
+    )
     assert (chosen.lane.name, chosen.actors, chosen.parallel_probes) == ("twice", 0, 1)
 
     result = trainer(tmp_path, short_config(lanes=settings, total_steps=90)).fit()
@@ -60,5 +65,5 @@ def test_a_new_file_is_a_new_kind(tmp_path: Path):
 
 
 def test_auto_keeps_to_what_needs_least():
-    chosen = choose_lanes(Lanes(), 4, 1, {"CPU": 1}, {"CPU": 1}, {"CPU": 1}, autoscales=False)
+    chosen = choose_lanes(Lanes(), BRACKET, 1, {"CPU": 1}, {"CPU": 1}, {"CPU": 1}, autoscales=False)
     assert chosen.lane.name == "sequential"
