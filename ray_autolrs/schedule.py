@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ray_autolrs.algorithm.field_checks import is_integer, is_number, shortened
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.schedules.segments import Segment
-from ray_autolrs.extras import NeedsExtra
+from ray_autolrs.lr_axes import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -226,10 +226,7 @@ class LRSchedule:
             The axes drawn on; ``.figure`` is their figure.
         """
         if ax is None:
-            with NeedsExtra("plot"):
-                from matplotlib.figure import Figure  # without pyplot: no window, nothing global
-
-            ax = Figure(figsize=(7, 4), layout="constrained").subplots()
+            ax = new_figure().subplots()
         steps = [step for segment in self.segments for step in _steps_to_plot(segment)]
         ax.plot(steps, [self.lr_at(step) for step in steps])
         ax.set(xlabel="step", ylabel="learning rate", yscale="log")

@@ -77,7 +77,7 @@ def filled_from(resolved: Tree, given: Any, stored: StoredSettings) -> Tree:
 
 def differences(given: StoredSettings, stored: StoredSettings) -> list[Difference]:
     """Return the settings that differ, in the order of the fields."""
-    ours, theirs = dict(_leaves(given["settings"])), dict(_leaves(stored["settings"]))
+    ours, theirs = dict(leaves(given["settings"])), dict(leaves(stored["settings"]))
     paths = [*ours, *(path for path in theirs if path not in ours)]
     return [
         Difference(path, ours.get(path), theirs.get(path))
@@ -157,12 +157,13 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting of a stored tree with its path; that of a part's type ends in ``type``."""
     if not isinstance(value, dict):
         yield path, value
         return
     for name, item in value.items():
-        yield from _leaves(item, f"{path}.{name}" if path else name)
+        yield from leaves(item, f"{path}.{name}" if path else name)
 
 
 def _filled(resolved: Any, given: Any, stored: Any) -> Any:

@@ -22,7 +22,7 @@ LAYERS = [
     ["algorithm.forecast"],
     ["algorithm.search"],
     ["algorithm.stages"],
-    ["lanes", "settings_tree", "task"],
+    ["lanes", "lr_axes", "settings_tree", "task"],
     ["training"],
     ["config"],
     ["schedule", "report"],
@@ -38,9 +38,9 @@ The config composes what the parts below it define: none of them knows it.
 """
 
 TORCH_FREE = [
-    *("extras", "algorithm", "lanes", "settings_tree", "training.settings"),
-    *("training.averaging.average", "training.averaging.schedule_free", "training.averaging.ema"),
-    *("config", "schedule", "report", "sinks"),
+    *("extras", "algorithm", "lanes", "lr_axes", "settings_tree", "training.settings"),
+    *("training.averaging.average", "training.averaging.schedule_free"),
+    *("training.averaging.ema", "config", "schedule", "report", "sinks"),
 ]
 """What works without torch: all that a run's settings, its log and its schedule are made of."""
 

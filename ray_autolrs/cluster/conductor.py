@@ -34,6 +34,7 @@ from ray_autolrs.cluster.lanes.leases import Assignment
 from ray_autolrs.cluster.ray_train_hooks import worst_score
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.session import record_session
 from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
@@ -119,6 +120,9 @@ def run_on_ray(
     logger.info(
         "probe lanes: %s, %d at once (%s)", choice.lane.name, choice.parallel_probes, choice.reason
     )
+    gpus = scaling_config.total_resources.get("GPU", 0)
+    gpus += choice.actors * choice.resources_per_actor.get("GPU", 0)
+    record_session(folder, owner, workers=num_workers, gpus=gpus)
     actor = start_beside_driver(
         SearchActor, f"search-{run_config.name}", config, folder, choice.parallel_probes, owner
     )

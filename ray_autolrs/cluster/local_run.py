@@ -14,6 +14,7 @@ from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import lane_in_process
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.session import record_session
 from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
@@ -46,6 +47,7 @@ def run_locally(
             f"storage_path of {folder.path!r} must be local for num_workers=0; give a local path "
             "or train with at least one worker"
         )
+    record_session(folder, owner, workers=0, gpus=int(torch.cuda.is_available()))
     actor = SearchActor(config, folder, owner=owner)
     checkpoints = FolderCheckpoints(
         folder, keep=_checkpoint_config(run_config).num_to_keep or KEPT_IN_PROCESS

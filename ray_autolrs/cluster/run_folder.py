@@ -4,6 +4,8 @@
 ``events.jsonl``     one record for each event and decision, append-only
 ``schedule.json``    the schedule found so far
 ``lease.json``       while the run is trained: who trains it
+``live.json``        while the run is trained: what it is doing
+``report.html``      all of this as a page
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ CONFIG_FILE = "config.json"
 EVENTS_FILE = "events.jsonl"
 SCHEDULE_FILE = "schedule.json"
 LEASE_FILE = "lease.json"
+LIVE_FILE = "live.json"
 
 
 class RunFolder:
@@ -42,6 +45,30 @@ class RunFolder:
         self.filesystem = filesystem
         self.path = f"{storage_path.rstrip('/')}/{name}"
         self.filesystem.create_dir(self.path, recursive=True)
+
+    @classmethod
+    def of_run(
+        cls, path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None
+    ) -> RunFolder:
+        """Return the folder of a run that has begun; nothing is made.
+
+        Args:
+            path: the folder, a local path or a URI.
+            filesystem: how to reach it, or None to tell from its form.
+
+        Raises:
+            ValueError: there is no run's log.
+        """
+        given = os.fspath(path)
+        inner = given.rstrip("/")
+        if filesystem is None:
+            if "://" not in given:
+                inner = os.path.abspath(Path(given).expanduser())  # noqa: PTH100 - "a/.." goes
+            filesystem, inner = fs.FileSystem.from_uri(inner)
+        if filesystem.get_file_info(f"{inner}/{EVENTS_FILE}").type != fs.FileType.File:
+            raise ValueError(f"{given} is not a run's folder: it holds no {EVENTS_FILE}")
+        storage_path, _, name = inner.rpartition("/")
+        return cls(storage_path, name, filesystem)
 
     @property
     def is_local(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pyarrow import fs
 from ray.train import Checkpoint
@@ -21,14 +22,16 @@ from ray_autolrs.cluster.run_folder import (
 from ray_autolrs.cluster.used_folder import checkpoint_of, finished_record
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.report.costs import Costs, count_costs
+from ray_autolrs.report.evaluations import Means, evaluations, saved_step
 from ray_autolrs.report.history import history_frame
+from ray_autolrs.report.main_picture import main_picture
+from ray_autolrs.report.run_view import RunView
 from ray_autolrs.schedule import LRSchedule
 from ray_autolrs.settings_tree import StoredSettings, from_stored
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Metrics = dict[str, float]
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class AutoLRSResult:
     checkpoint: Checkpoint
     path: str
     events: tuple[Record, ...]
-    best_checkpoints: list[tuple[Checkpoint, Metrics]]
+    best_checkpoints: list[tuple[Checkpoint, Means]]
     given_config: AutoLRSConfig | None = None
     error: Exception | None = None
 
@@ -86,12 +89,11 @@ class AutoLRSResult:
         return count_costs(self.events)
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> Means:
         """The saved model's validation: ``"loss"`` and the task's metrics over the whole set."""
         by_step = evaluations(self.events)
-        if not self.settings["settings"]["validation"]["keep_best"]:
-            return by_step[max(by_step)]
-        return min(by_step.values(), key=lambda means: means["loss"])
+        keep_best = self.settings["settings"]["validation"]["keep_best"]
+        return by_step[saved_step(by_step, keep_best=keep_best)]
 
     @property
     def metrics_dataframe(self) -> pd.DataFrame:
@@ -99,20 +101,35 @@ class AutoLRSResult:
         import pandas as pd
 
         return pd.DataFrame(
-            [{"step": step, **means} for step, means in sorted(evaluations(self.events).items())]
+            [{"step": step, **means} for step, means in evaluations(self.events).items()]
         )
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw the main picture: LR and loss over the steps, and what the LRs promised.
+
+        Args:
+            path: image file to write as well; its suffix gives the format.
+
+        Raises:
+            ImportError: Matplotlib is missing.
+        """
+        name = Path(self.path).name
+        figure = main_picture(RunView(name, self.events, self.settings, self.schedule))
+        if path is not None:
+            figure.savefig(os.fspath(path))
+        return figure
 
     def get_best_checkpoint(self, metric: str, mode: Literal["min", "max"]) -> Checkpoint | None:
         """Return the checkpoint of the folder with the smallest or the largest value of a metric.
 
         Raises:
-            ValueError: ``mode`` is another one, or no checkpoint has the metric.
+            ValueError: ``mode`` is another one, or no checkpoint has a finite value of the metric.
         """
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode!r} must be 'min' or 'max'")
         if not self.best_checkpoints:
             return None
-        having = [pair for pair in self.best_checkpoints if metric in pair[1]]
+        having = [pair for pair in self.best_checkpoints if pair[1].get(metric) is not None]
         if not having:
             names = sorted({name for _, metrics in self.best_checkpoints for name in metrics})
             raise ValueError(f"metric={metric!r} must be one of {', '.join(names)}")
@@ -132,21 +149,17 @@ class AutoLRSResult:
         Raises:
             ValueError: it is not a run's folder, or the run has not ended; fit() goes on with it.
         """
-        text = os.fspath(path).rstrip("/")
-        if storage_filesystem is None and "://" not in text:
-            text = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 - as a string
-        if storage_filesystem is None:
-            storage_filesystem, text = fs.FileSystem.from_uri(text)
-        if storage_filesystem.get_file_info(f"{text}/{EVENTS_FILE}").type != fs.FileType.File:
-            raise ValueError(f"{text} is not a run's folder: it has no {EVENTS_FILE}")
-        parent, _, name = text.rpartition("/")
-        folder = RunFolder(parent, name, storage_filesystem)
+        folder = RunFolder.of_run(path, storage_filesystem)
         events = parse_events(folder.read(EVENTS_FILE) or b"", folder.path)
         if finished_record(events) is None:
-            raise ValueError(f"the run in {text} has not ended; fit() by its name goes on with it")
+            raise ValueError(
+                f"the run in {folder.path} has not ended; fit() by its name goes on with it"
+            )
         stored = folder.read_json(SCHEDULE_FILE)
         if stored is None:
-            raise ValueError(f"{text} lacks {SCHEDULE_FILE}; fit() by its name makes it again")
+            raise ValueError(
+                f"{folder.path} lacks {SCHEDULE_FILE}; fit() by its name makes it again"
+            )
         return read_result(folder, events, LRSchedule.from_dict(stored))
 
 
@@ -171,7 +184,7 @@ def read_result(
     assert finished is not None, folder.path
     means = evaluations(events)
 
-    def metrics_at(step: int) -> Metrics:
+    def metrics_at(step: int) -> Means:
         return {"step": float(step), **means.get(step, {})}
 
     return AutoLRSResult(
@@ -187,13 +200,3 @@ def read_result(
         ],
         given_config=config,
     )
-
-
-def evaluations(events: Any) -> dict[int, Metrics]:
-    """Return the validation means by name, for each number of applied steps that has some."""
-    by_step: dict[int, Metrics] = {}
-    for event in events:
-        if event["kind"] == "apply" and not event["diverged"]:
-            for step, name, value in event["evaluations"]:
-                by_step.setdefault(step, {})[name] = value
-    return by_step

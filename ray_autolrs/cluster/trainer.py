@@ -26,10 +26,12 @@ from ray_autolrs.cluster.conductor import run_on_ray
 from ray_autolrs.cluster.finishing import finish_on_signal
 from ray_autolrs.cluster.interval import range_test_steps, with_interval
 from ray_autolrs.cluster.lanes.choice import check_lanes
+from ray_autolrs.cluster.live_file import LiveFile
 from ray_autolrs.cluster.local_run import run_locally
 from ray_autolrs.cluster.ray_train_hooks import check_in_process
 from ray_autolrs.cluster.run_folder import CONFIG_FILE, EventLog, RunFolder
 from ray_autolrs.cluster.run_lease import RunLease
+from ray_autolrs.cluster.run_report import report_at_end
 from ray_autolrs.cluster.run_result import AutoLRSResult, read_result
 from ray_autolrs.cluster.used_folder import (
     finished_record,
@@ -132,7 +134,10 @@ class AutoLRSTrainer:
                 # Another process may have trained it to its end just before.
                 events = read_used(folder, self.config)
                 if finished_record(events) is None:
-                    self._train(folder, events, lease.owner)
+                    try:
+                        self._train(folder, events, lease.owner)
+                    finally:
+                        report_at_end(folder)
                     return self._result(folder)
         logger.info("the run in %s had finished; returning its result", folder.path)
         return self._result(folder)
@@ -144,7 +149,7 @@ class AutoLRSTrainer:
                 ray.init()
             check_cluster(self.scaling_config)
         config = self._resolved(folder, events)
-        sinks = (LogSink(), ProgressBar(), *self.sinks)
+        sinks = (LogSink(), ProgressBar(), LiveFile(folder), *self.sinks)
         requested = self._finish_requested
         with finish_on_signal(requested):
             if self._num_workers == 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_autolrs.algorithm.stages.records import Record
@@ -55,6 +57,21 @@ def history_frame(records: Iterable[Record]) -> pd.DataFrame:
     rows = history_rows(records)
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
+
+
+def write_history(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
+    """Write the rows to a file that ends in ``.parquet`` or ``.csv``.
+
+    Raises:
+        ValueError: the suffix is another.
+    """
+    frame, suffix = history_frame(records), Path(path).suffix
+    if suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    elif suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        raise ValueError(f"path={os.fspath(path)!r} must end in .parquet or .csv")
 
 
 def _evaluation_rows(record: Record) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -81,7 +82,7 @@ def outcome(applied: Record, objective: str) -> float:
     if objective == "training":
         return statistics.fmean(applied["training_losses"][-OUTCOME_STEPS:])
     losses = [value for _, name, value in applied["evaluations"] if name == "loss"]
-    return float(losses[-1])
+    return math.nan if losses[-1] is None else float(losses[-1])
 
 
 def _number(value: float | None) -> str:

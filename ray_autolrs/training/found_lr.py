@@ -11,7 +11,7 @@ import torch
 
 from ray_autolrs.algorithm.search.strategy import Observation
 from ray_autolrs.algorithm.stages.messages import ProbeDone
-from ray_autolrs.extras import NeedsExtra
+from ray_autolrs.lr_axes import draw_tried_lrs, new_figure
 from ray_autolrs.training.averaging.average import Averaging
 
 if TYPE_CHECKING:
@@ -127,19 +127,8 @@ class FoundLR:
         Args:
             path: file to write the image to, if one is wanted.
         """
-        with NeedsExtra("plot"):
-            from matplotlib.figure import Figure  # without pyplot: no window, nothing global
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        judged = sorted((probe.lr, probe.loss) for probe in self.probes if not probe.diverged)
-        axes.plot(*zip(*judged, strict=True), marker="o", label="probes")
-        for probe in self.probes:
-            if probe.diverged:
-                axes.axvline(probe.lr, color="red", linestyle=":", label=f"{probe.lr:.3g} diverged")
-        axes.axvline(self.lr, color="green", label=f"found: {self.lr:.3g}")
-        axes.set(xlabel="learning rate", ylabel="loss", xscale="log")
-        axes.legend()
+        figure = new_figure()
+        draw_tried_lrs(figure.subplots(), [(p.lr, p.loss) for p in self.probes], self.lr)
         if path is not None:
             figure.savefig(os.fspath(path))
         return figure

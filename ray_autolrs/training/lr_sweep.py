@@ -25,7 +25,7 @@ from ray_autolrs.algorithm.search.lr_interval import (
     read_interval,
     smooth,
 )
-from ray_autolrs.extras import NeedsExtra
+from ray_autolrs.lr_axes import new_figure
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
 from ray_autolrs.training.engine import Engine
@@ -70,10 +70,7 @@ class RangeTestResult:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the losses over the LR with the interval shaded, and write the image."""
-        with NeedsExtra("plot"):
-            from matplotlib.figure import Figure  # without pyplot: no window, nothing global
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = new_figure()
         axes = figure.subplots()
         axes.plot(self.lrs, self.losses, alpha=0.4, label="loss")
         axes.plot(self.lrs, smooth(self.losses), label="smoothed")

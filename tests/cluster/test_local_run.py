@@ -285,4 +285,4 @@ def test_bad_task_is_refused_before_training(tmp_path, task, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, short_config(), task).fit()
     events = events_without_times(tmp_path / "run")
-    assert [event["kind"] for event in events] == ["lanes"]
+    assert [event["kind"] for event in events] == ["session", "lanes"]

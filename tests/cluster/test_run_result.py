@@ -64,7 +64,7 @@ def test_is_read_back(result):
 
 
 def test_what_cannot_be_read_back(result, tmp_path):
-    with pytest.raises(ValueError, match=r"is not a run's folder: it has no events\.jsonl"):
+    with pytest.raises(ValueError, match=r"is not a run's folder: it holds no events\.jsonl"):
         AutoLRSResult.from_path(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
     copy = tmp_path / "run"

@@ -27,6 +27,7 @@ from ray_autolrs.algorithm.forecast.forecaster import (
     Array,
     Forecast,
     checked_series,
+    course_places,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ class Exponential:
         # error beyond the range of what was seen says nothing.
         is_line = -rate * len(series) < STRAIGHT_LINE
         trusted = not is_line and std <= float(np.ptp(series))
-        return Forecast(loss=float(loss), std=std, trusted=trusted)
+        places = course_places(len(series), horizon)
+        course = scale * np.expm1(rate * places) + offset
+        return Forecast(float(loss), std, trusted, tuple(course.tolist()))
 
     def _denoise(self, series: Array) -> Array:
         """Return the spline through what is left when outliers are dropped (published code).

@@ -15,6 +15,9 @@ MIN_SERIES_POINTS = 8
 """Fewest losses that a forecast is made from. Ours: the spline and the exponential have three
 free parameters each, and the published code's outlier filter fails on short series."""
 
+COURSE_POINTS = 9
+"""Points of a forecast's course. Ours: enough to draw an exponential."""
+
 LARGEST_LOSS = 1e40
 """Losses count as no larger than this, beyond float32: larger ones overflow in a fit. Ours."""
 
@@ -27,11 +30,14 @@ class Forecast:
         loss: the forecast.
         std: its standard deviation; NaN where nothing is known about it.
         trusted: whether the forecaster trusts itself.
+        course: forecast losses at ``COURSE_POINTS`` even places from the series' end to the
+            horizon, for a reader of the log; empty where they are not told.
     """
 
     loss: float
     std: float
     trusted: bool = True
+    course: tuple[float, ...] = ()
 
 
 class Forecaster(Protocol):
@@ -48,6 +54,16 @@ class Forecaster(Protocol):
         Raises:
             ValueError: the series is too short or not finite.
         """
+
+
+def course_places(points: int, horizon: int) -> Array:
+    """Return the places of a forecast's course, shape (``COURSE_POINTS``,).
+
+    Args:
+        points: length of the series.
+        horizon: place of the forecast.
+    """
+    return np.linspace(float(points - 1), float(horizon), COURSE_POINTS)
 
 
 def checked_series(losses: Sequence[float]) -> Array:

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -43,6 +43,9 @@ from ray_autolrs.algorithm.search.strategy import (
     validation_interval,
 )
 from ray_autolrs.extras import NeedsExtra
+
+if TYPE_CHECKING:
+    from ray_autolrs.algorithm.search.gp_model import Posterior
 
 ChooseBy = Literal["best_observed", "posterior_mean"]
 
@@ -131,7 +134,8 @@ class GaussianProcess(SearchStrategy):
             return None
         steps = self._probe_steps(context.stage)
         evals = 0 if context.stage.grows else min(self.validation_evals, steps)
-        return Candidate(self._next_lr(context, told, running), steps, evals, context.facts.shape)
+        lr, explanation = self._next_lr(context, told, running)
+        return Candidate(lr, steps, evals, context.facts.shape, explanation)
 
     def judge(self, context: StageContext, candidate: Candidate, losses: ProbeLosses) -> Forecast:
         if candidate.evals == 0:
@@ -159,7 +163,7 @@ class GaussianProcess(SearchStrategy):
             _, lr, index = min(promised)
             return Choice(lr, index)
         lrs, _ = lr_grid(*context.facts.lr_interval, self.grid_points)
-        mean, _ = self._posterior(context, told, rejected, ())
+        mean, _, _ = self._posterior(context, told, rejected, ())
         diverged = [result.peak_lr for result in told if _promised(result) is None]
         mean[self._places_on_grid(context, [*diverged, *rejected])] = np.inf
         best = int(np.argmin(mean))
@@ -174,16 +178,17 @@ class GaussianProcess(SearchStrategy):
 
     def _next_lr(
         self, context: StageContext, told: Sequence[Observation], running: Sequence[float]
-    ) -> float:
+    ) -> tuple[float, dict[str, float]]:
+        """Return the LR to try, and the parameters of the fit that it comes from."""
         lrs, _ = lr_grid(*context.facts.lr_interval, self.grid_points)
         if not told and not running:
             generator = np.random.default_rng((context.facts.seed, context.stage.number))
-            return lrs[int(generator.integers(len(lrs)))]
-        mean, std = self._posterior(context, told, (), running)
+            return lrs[int(generator.integers(len(lrs)))], {}
+        mean, std, parameters = self._posterior(context, told, (), running)
         bound = mean - self.kappa * std
         asked = [*(result.peak_lr for result in told), *running]
         bound[self._places_on_grid(context, asked)] = np.inf
-        return lrs[int(np.argmin(bound))]
+        return lrs[int(np.argmin(bound))], asdict(parameters)
 
     def _posterior(
         self,
@@ -191,7 +196,7 @@ class GaussianProcess(SearchStrategy):
         told: Sequence[Observation],
         rejected: Sequence[float],
         running: Sequence[float],
-    ) -> tuple[Array, Array]:
+    ) -> Posterior:
         """Return μ and σ on the grid; an LR that was rejected counts as a probe that diverged."""
         with NeedsExtra("paper"):
             from ray_autolrs.algorithm.search import gp_model  # loading BoTorch takes seconds

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +22,33 @@ from botorch.exceptions.errors import ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from gpytorch.kernels import MaternKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
-from ray_autolrs.algorithm.forecast.forecaster import LARGEST_LOSS, Array
+from ray_autolrs.algorithm.forecast.forecaster import Array
+from ray_autolrs.algorithm.search.gp_posterior import GPParameters, standardised
 
 logger = logging.getLogger(__name__)
 
 
+class Posterior(NamedTuple):
+    """What is known of the losses.
+
+    Attributes:
+        mean: μ, in units of y.
+        std: σ, likewise.
+        parameters: of the fit that they come from.
+    """
+
+    mean: Array
+    std: Array
+    parameters: GPParameters
+
+
 def posterior(
     told: Sequence[float], losses: Sequence[float | None], running: Sequence[float], at: Array
-) -> tuple[Array, Array]:
-    """Return μ and σ.
+) -> Posterior:
+    """Return μ and σ, and the parameters of the fit.
 
     Places that were asked and not told yet count as observed at their posterior mean (the kriging
     believer), so that a batch spreads out.
@@ -43,9 +60,9 @@ def posterior(
         at: shape (n,), the x to predict at.
 
     Returns:
-        Two arrays of shape (n,), in units of y.
+        Among others two arrays of shape (n,), in units of y.
     """
-    places, outcomes = np.array(told, dtype=np.float64), _standardised(losses)
+    places, outcomes = np.array(told, dtype=np.float64), standardised(losses)[0]
     model = _fit(places, outcomes) if len(places) > 0 else None
     if len(running) > 0:
         believed = np.array(running)
@@ -57,22 +74,7 @@ def posterior(
         if parameters is not None:
             model.load_state_dict(parameters)
     assert model is not None, "nothing was asked yet"
-    return _predict(model, at)
-
-
-def _standardised(losses: Sequence[float | None]) -> Array:
-    """Return y. A diverged LR counts as the worst forecast that was seen.
-
-    A departure: the published code tells a loss of a million, beside which all others are equal.
-    """
-    worst = max((loss for loss in losses if loss is not None), default=0.0)
-    told = [worst if loss is None else loss for loss in losses]
-    clipped: Array = np.clip(told, -LARGEST_LOSS, LARGEST_LOSS)
-    if len(clipped) == 0:
-        return clipped
-    spread = clipped.std(ddof=1) if len(clipped) > 1 else 0.0
-    standardised: Array = (clipped - clipped.mean()) / (spread if spread > 0 else 1.0)
-    return standardised
+    return Posterior(*_predict(model, at), _parameters(model))
 
 
 def _model(places: Array, outcomes: Array) -> SingleTaskGP:
@@ -111,3 +113,13 @@ def _predict(model: SingleTaskGP, at: Array) -> tuple[Array, Array]:
     mean: Array = predicted.mean.squeeze(-1).numpy()
     std: Array = predicted.variance.squeeze(-1).clamp_min(0.0).sqrt().numpy()
     return mean, std
+
+
+def _parameters(model: SingleTaskGP) -> GPParameters:
+    kernel = model.covar_module
+    assert isinstance(kernel, MaternKernel), kernel
+    return GPParameters(
+        length_scale=float(kernel.lengthscale.item()),
+        noise=float(model.likelihood.noise.item()),
+        mean=float(model.mean_module.constant.item()),
+    )

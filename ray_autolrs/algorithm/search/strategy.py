@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
@@ -63,12 +63,15 @@ class Candidate:
         steps: optimizer steps of the probe.
         evals: validation losses taken evenly over the probe, the last at its end; 0 for none.
         shape: factor of each step, addressed by the run's applied steps.
+        explanation: numbers that tell a reader of the log why it is asked, such as a model's
+            parameters; nothing is decided by them.
     """
 
     peak_lr: float
     steps: int
     evals: int
     shape: Shape
+    explanation: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def segment(self, first_step: int) -> Segment:
         """Return the probe's steps, from applied step ``first_step`` on."""

@@ -59,8 +59,10 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "segment": candidate.segment(stage.first_step).to_dict(),
                 "evals": candidate.evals,
                 "informed_by": before.phase.informed_by[event.index],
+                "explanation": dict(candidate.explanation),
                 "objective": "validation" if candidate.evals else "training",
                 "forecast": _finite(forecast.loss) if forecast else None,
+                "forecast_course": _listed(forecast.course) if forecast else [],
                 "forecast_std": _finite(forecast.std) if forecast else None,
                 "trusted": forecast.trusted if forecast else None,
                 "diverged": event.diverged,
@@ -202,7 +204,13 @@ class _Logged(SearchStrategy):
 
 def _candidate(record: Record) -> Candidate:
     segment = Segment.from_dict(record["segment"])
-    return Candidate(segment.peak_lr, segment.steps, record["evals"], segment.shape)
+    return Candidate(
+        segment.peak_lr,
+        segment.steps,
+        record["evals"],
+        segment.shape,
+        record.get("explanation", {}),
+    )
 
 
 def _result(state: RunState, index: int) -> Observation:

@@ -13,6 +13,7 @@ from ray_autolrs.algorithm.forecast.forecaster import Forecast
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
 from ray_autolrs.algorithm.search import gp_model
 from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess, lr_grid
+from ray_autolrs.algorithm.search.gp_posterior import GPParameters
 from ray_autolrs.algorithm.search.strategy import (
     Candidate,
     Choice,
@@ -219,7 +220,7 @@ def test_a_forecast_that_is_not_finite_counts_as_diverged(loss, monkeypatch):
 
     def noting(told, losses, running, at):
         told_losses.extend(losses)
-        return np.zeros(len(at)), np.ones(len(at))
+        return np.zeros(len(at)), np.ones(len(at)), GPParameters(1.0, 0.1, 0.0)
 
     monkeypatch.setattr(gp_model, "posterior", noting)
     told = [result(0, 0.2, 5.0), result(1, 0.1, loss)]
@@ -239,7 +240,7 @@ def posterior(monkeypatch):
 
     def falling_mean(*given):
         arguments.append(given)
-        return -given[3], np.ones(len(given[3]))
+        return -given[3], np.ones(len(given[3])), GPParameters(1.0, 0.1, 0.0)
 
     monkeypatch.setattr(gp_model, "posterior", falling_mean)
     return arguments

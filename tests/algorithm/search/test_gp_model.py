@@ -29,7 +29,7 @@ def fitted():
     """μ and σ given five points of a bowl, and the global random state before and after."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    mean, std = posterior(TOLD, [bowl(x) for x in TOLD], [], AT)
+    mean, std, _ = posterior(TOLD, [bowl(x) for x in TOLD], [], AT)
     return mean, std, torch.equal(torch.get_rng_state(), before)
 
 
@@ -56,7 +56,7 @@ def test_a_fit_leaves_the_global_random_state_alone(fitted):
 def test_lrs_that_run_count_as_told_at_their_mean(fitted):
     """The kriging believer: they move no mean, and leave nothing to learn where they are."""
     mean, std, _ = fitted
-    believed, less = posterior(TOLD, [bowl(x) for x in TOLD], [0.37], AT)
+    believed, less, _ = posterior(TOLD, [bowl(x) for x in TOLD], [0.37], AT)
     assert believed == pytest.approx(mean, abs=0.02)
     assert less[37] < 0.7 * std[37]
     assert less[85] == pytest.approx(std[85], rel=0.05)
@@ -72,28 +72,28 @@ def test_unit_and_origin_of_the_losses_do_not_matter(fitted):
 def test_a_diverged_lr_counts_as_the_worst_that_was_told():
     found = posterior([0.1, 0.5, 0.9], [1.0, 2.0, None], [], AT)
     expected = posterior([0.1, 0.5, 0.9], [1.0, 2.0, 2.0], [], AT)
-    assert np.array_equal(found, expected)
+    assert np.array_equal(found[:2], expected[:2])
 
 
 @pytest.mark.parametrize("losses", [[2.0, 2.0], [None, None], [2.0, None]])
 def test_equal_outcomes_tell_nothing_of_the_length_scale(losses, monkeypatch):
     """So nothing is fitted: a fit takes the longest one, and the search then clings to the ends."""
     monkeypatch.setattr(gp_model, "fit_gpytorch_mll", None)
-    mean, std = posterior([0.2, 0.6], losses, [], AT)
+    mean, std, _ = posterior([0.2, 0.6], losses, [], AT)
     assert mean == pytest.approx(np.zeros(101), abs=1e-12)
     assert AT[np.argmax(std)] == 1.0
     assert std[40] > std[20] == pytest.approx(std[60], rel=0.1)
 
 
 def test_where_nothing_was_told_the_lrs_that_run_are_all_that_is_known():
-    mean, std = posterior([], [], [0.3, 0.8], AT)
+    mean, std, _ = posterior([], [], [0.3, 0.8], AT)
     assert mean == pytest.approx(np.zeros(101), abs=1e-12)
     assert {30, 80} == set(np.argsort(std)[:2])
 
 
 @pytest.mark.parametrize("value", [1e11, -1.7e308, 1.7e308])
 def test_absurd_losses_give_finite_numbers(value):
-    mean, std = posterior([0.1, 0.5, 0.9], [1.0, 2.0, value], [], AT)
+    mean, std, _ = posterior([0.1, 0.5, 0.9], [1.0, 2.0, value], [], AT)
     assert np.isfinite([mean, std]).all()
     assert (mean[90] > mean[10]) == (value > 0)
 
@@ -103,6 +103,6 @@ def test_a_fit_that_fails_keeps_the_prior(monkeypatch, caplog):
         raise ModelFittingError("no optimum")
 
     monkeypatch.setattr(gp_model, "fit_gpytorch_mll", fail)
-    mean, _ = posterior([0.2, 0.6], [1.0, 2.0], [], AT)
+    mean, _, _ = posterior([0.2, 0.6], [1.0, 2.0], [], AT)
     assert mean[20] < 0 < mean[60]
     assert "keeps its prior parameters: no optimum" in caplog.text

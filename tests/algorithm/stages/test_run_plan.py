@@ -53,7 +53,7 @@ def test_planned_probe_steps_are_those_of_a_run():
     @dataclasses.dataclass(frozen=True)
     class Quick(GaussianProcess):
         def _next_lr(self, context, told, running):
-            return 0.1 + 0.01 * (len(told) + len(running))
+            return 0.1 + 0.01 * (len(told) + len(running)), {}
 
         def judge(self, context, candidate, losses):
             return Scripted().judge(context, candidate, losses)

@@ -1,0 +1,1 @@
+"""What the page draws: each chart is a function from a run to a :class:`~.chart.Chart`."""
