@@ -9,7 +9,6 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import cast
 
 import tyro
 
@@ -86,9 +85,7 @@ def _parsed(words: Sequence[str]) -> Command:
         commands = {"train": train, **COMMANDS}
         summaries = {name: _summary(command) for name, command in commands.items()}
         kind = tyro.extras.subcommand_type_from_defaults(commands, summaries)
-        return cast(
-            "Command", tyro.cli(kind, args=words, prog="ray-autolrs", description=DESCRIPTION)
-        )
+        return tyro.cli(kind, args=words, prog="ray-autolrs", description=DESCRIPTION)
     return tyro.cli(type(command), default=command, args=rest, prog=f"ray-autolrs {name}")
 
 

@@ -93,5 +93,5 @@ def _loaded(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     with NeedsExtra("examples"):
         spec.loader.exec_module(module)
-    cloudpickle.register_pickle_by_value(module)
+    cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     return module
