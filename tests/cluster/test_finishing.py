@@ -17,9 +17,11 @@ from ray.train import RunConfig, ScalingConfig
 
 from ray_autolrs import WSD, AutoLRSConfig, AutoLRSTrainer, Bracket, Constant, Stages, Warmup
 from ray_autolrs.cluster import finishing
-from ray_autolrs.cluster.finishing import FINISH_SIGNAL, FinishRelay, finish_on_signal
+from ray_autolrs.cluster.finishing import FinishRelay, finish_on_signal
 from ray_autolrs.cluster.search_actor import SearchActor
 from tests.digits_task import DigitsTask
+
+FINISH_SIGNAL = signal.SIGUSR1
 
 CONFIG = AutoLRSConfig(
     total_steps=None,

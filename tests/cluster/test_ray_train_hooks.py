@@ -42,7 +42,7 @@ def test_callbacks_scores_and_the_process_group(ray_cluster, tmp_path):
         run_config=RunConfig(
             name="hooks",
             storage_path=str(tmp_path),
-            callbacks=[Reported(str(reports))],
+            callbacks=[Reported(str(reports))],  # type: ignore[list-item]
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="loss", checkpoint_score_order="min"
             ),
