@@ -24,7 +24,6 @@ from ray_autolrs.cluster.checkpoint_store import CheckpointStore, place_of
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.training.begun_segment import BegunSegment, KnownSteps
 from ray_autolrs.training.best_weights import BestWeights
-from ray_autolrs.training.shard_files import load_shards
 from ray_autolrs.training.sharding import mesh_of
 from ray_autolrs.training.snapshot import Snapshot
 from ray_autolrs.training.worker import Worker
@@ -157,7 +156,10 @@ class _Loader:
             step = manifest["step"] + (_done_steps(manifest) if is_within else 0)
             device = self._worker.replica.device
             state = load_state(files, step, _to(device))
-            if self.mesh is None or not is_checked:
+            shards_are_due = any(files.glob("shard-*")) if self.mesh is None else not is_checked
+            if shards_are_due:
+                from ray_autolrs.training.shard_files import load_shards  # loads DTensor and more
+
                 state = load_shards(state, files, self.mesh, device)
             if is_within:
                 state["within"] = _known(state.get("within"))

@@ -49,24 +49,27 @@ class RunFolder:
         self.filesystem.create_dir(self.path, recursive=True)
 
     @classmethod
-    def of_run(cls, path: str, filesystem: fs.FileSystem | None = None) -> RunFolder:
+    def of_run(
+        cls, path: str | os.PathLike[str], filesystem: fs.FileSystem | None = None
+    ) -> RunFolder:
         """Return the folder of a run that has begun; nothing is made.
 
         Args:
-            path: of the folder, local or a URI.
-            filesystem: how to reach it, or None to tell from the path's form.
+            path: the folder, a local path or a URI.
+            filesystem: how to reach it, or None to tell from its form.
 
         Raises:
             ValueError: there is no run's log.
         """
-        inner = path
+        given = os.fspath(path)
+        inner = given.rstrip("/")
         if filesystem is None:
-            path = path if "://" in path else str(Path(path).expanduser().absolute())
-            filesystem, inner = fs.FileSystem.from_uri(path)
-        storage_path, _, name = inner.rstrip("/").rpartition("/")
-        log = f"{inner.rstrip('/')}/{EVENTS_FILE}"
-        if filesystem.get_file_info(log).type != fs.FileType.File:
-            raise ValueError(f"{path} is not a run's folder: it holds no {EVENTS_FILE}")
+            if "://" not in given:
+                inner = os.path.abspath(Path(given).expanduser())  # noqa: PTH100 - "a/.." goes
+            filesystem, inner = fs.FileSystem.from_uri(inner)
+        if filesystem.get_file_info(f"{inner}/{EVENTS_FILE}").type != fs.FileType.File:
+            raise ValueError(f"{given} is not a run's folder: it holds no {EVENTS_FILE}")
+        storage_path, _, name = inner.rpartition("/")
         return cls(storage_path, name, filesystem)
 
     @property

@@ -5,7 +5,7 @@ process has ended, on the machine that asks, is taken over at once; that of anot
 taken over once its count has stood still for ``STALE_S``. Clocks are not compared.
 
 A process that has lost its lease, for example because it was suspended, cannot write the run's log
-any more (:class:`ray_autolrs.cluster.run_folder.EventLog`).
+any more (:class:`ray_autolrs.cluster.event_log.EventLog`).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def write_report(run: RunPath, path: RunPath | None = None) -> str:
     Raises:
         ValueError: there is no run, or one of its files is damaged.
     """
-    folder = RunFolder.of_run(os.fspath(run))
+    folder = RunFolder.of_run(run)
     return _write(folder, read_run(folder), path, refresh_s=None)
 
 
@@ -67,7 +67,7 @@ def watch(
     Raises:
         ValueError: there is no run, or one of its files is damaged.
     """
-    folder = RunFolder.of_run(os.fspath(run))
+    folder = RunFolder.of_run(run)
     shown: object = None
     written = ""
     while True:
@@ -94,7 +94,7 @@ def write_picture(run: RunPath, path: RunPath) -> None:
         ValueError: there is no run, or one of its files is damaged.
         ImportError: Matplotlib is missing.
     """
-    figure = main_picture(read_run(RunFolder.of_run(os.fspath(run))))
+    figure = main_picture(read_run(RunFolder.of_run(run)))
     figure.savefig(os.fspath(path))
 
 
@@ -108,7 +108,7 @@ def write_history(run: RunPath, path: RunPath) -> None:
     Raises:
         ValueError: there is no run, one of its files is damaged, or the suffix is another.
     """
-    write_table(read_run(RunFolder.of_run(os.fspath(run))).records, path)
+    write_table(read_run(RunFolder.of_run(run)).records, path)
 
 
 def report_at_end(folder: RunFolder) -> None:

@@ -122,13 +122,13 @@ class AutoLRSResult:
         """Return the checkpoint of the folder with the smallest or the largest value of a metric.
 
         Raises:
-            ValueError: ``mode`` is another one, or no checkpoint has the metric.
+            ValueError: ``mode`` is another one, or no checkpoint has a finite value of the metric.
         """
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode!r} must be 'min' or 'max'")
         if not self.best_checkpoints:
             return None
-        having = [pair for pair in self.best_checkpoints if metric in pair[1]]
+        having = [pair for pair in self.best_checkpoints if pair[1].get(metric) is not None]
         if not having:
             names = sorted({name for _, metrics in self.best_checkpoints for name in metrics})
             raise ValueError(f"metric={metric!r} must be one of {', '.join(names)}")
@@ -148,14 +148,17 @@ class AutoLRSResult:
         Raises:
             ValueError: it is not a run's folder, or the run has not ended; fit() goes on with it.
         """
-        text = os.fspath(path).rstrip("/")
-        folder = RunFolder.of_run(text, storage_filesystem)
+        folder = RunFolder.of_run(path, storage_filesystem)
         events = read_events(folder) or []
         if finished_record(events) is None:
-            raise ValueError(f"the run in {text} has not ended; fit() by its name goes on with it")
+            raise ValueError(
+                f"the run in {folder.path} has not ended; fit() by its name goes on with it"
+            )
         stored = folder.read_json(SCHEDULE_FILE)
         if stored is None:
-            raise ValueError(f"{text} lacks {SCHEDULE_FILE}; fit() by its name makes it again")
+            raise ValueError(
+                f"{folder.path} lacks {SCHEDULE_FILE}; fit() by its name makes it again"
+            )
         return read_result(folder, events, LRSchedule.from_dict(stored))
 
 

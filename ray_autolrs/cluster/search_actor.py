@@ -21,6 +21,7 @@ from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
 from ray_autolrs.algorithm.stages.messages import (
     Apply,
+    ApplyDone,
     Command,
     Event,
     Finish,
@@ -126,6 +127,8 @@ class SearchActor:
                 # after this actor was started.
                 self._load()
                 self._desk.lose_workers()
+            if isinstance(event, ApplyDone):
+                self._desk.close()
             if event is not None:
                 self._take_in(event, GROUP_LANE)
             command = outstanding(self._state)[0]

@@ -17,7 +17,6 @@ from pyarrow import fs
 
 from ray_autolrs.cluster.checkpoint_files import Entries, entries_of
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place
-from ray_autolrs.training.shard_files import save_shards
 from ray_autolrs.training.worker import Worker
 
 
@@ -30,6 +29,8 @@ def stage_shards(
         A copy of the rest of the state, and what a manifest says of all workers' files, by their
         names in the place's staging folder.
     """
+    from ray_autolrs.training.shard_files import save_shards  # loads DTensor and more
+
     target = f"{store.staging_path(place)}/{worker.group.rank}"
     with _written_to(store, target) as folder:
         rest = save_shards(worker.snapshot.state_dict(), folder)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from ray_autolrs.commands.command import Command, UsageError, as_usage_errors
-from ray_autolrs.commands.run_comparison import RunFiles, compare_runs
+from ray_autolrs.commands.run_comparison import compare_runs
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,15 @@ class Compare(Command):
         ray-autolrs compare runs/digits runs/digits-wsd
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folders of at least two runs, also of one that still goes on."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folders of at least two runs, local paths or URIs, also of one that still goes on."""
 
     def run(self) -> None:
+        from ray_autolrs.cluster.run_folder import RunFolder
+        from ray_autolrs.cluster.run_report import read_run
+
         with as_usage_errors():
             if len(self.runs) < 2:
                 raise UsageError(f"compare needs at least two runs, not {len(self.runs)}")
-            print(compare_runs([RunFiles.read(path) for path in self.runs]))
+            found = [read_run(RunFolder.of_run(path)) for path in self.runs]
+            print(compare_runs(found))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_autolrs.comparison.record import RunRecord
-from ray_autolrs.extras import NeedsExtra
+from ray_autolrs.lr_axes import new_figure
 
 COLUMNS = (
     "method",
@@ -221,10 +221,7 @@ def plot_comparison(methods: Mapping[str, TunedMethod], path: Path) -> None:
     The left axes show the mean over the seeds at the best LR. The right axes show what the
     method's user pays: tuning and search come before the first step of the run that is kept.
     """
-    with NeedsExtra("plot"):
-        from matplotlib.figure import Figure  # without pyplot: no window, nothing global
-
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = new_figure(figsize=(12, 5))
     left, right = figure.subplots(1, 2, sharey=True)
     for method in methods.values():
         curve = _mean_curve(method)

@@ -7,7 +7,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from ray_autolrs.training.collectives import Group
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
@@ -106,6 +107,12 @@ def shards_of(module: nn.Module) -> list[FSDPModule]:
     if fsdp is None:
         return []
     return [layer for layer in module.modules() if isinstance(layer, fsdp.FSDPModule)]
+
+
+def is_split(value: Any) -> TypeGuard[DTensor]:
+    """Tell whether a value is a tensor of which each worker holds a part."""
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(value, tensor.DTensor)
 
 
 def averages_gradients(module: nn.Module) -> bool:

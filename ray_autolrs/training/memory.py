@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ray_autolrs.training.averaging.lent_gradients import lends_gradient
 from ray_autolrs.training.averaging.lr_factors import small_twin
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
+from ray_autolrs.training.data_parallel import is_split
 from ray_autolrs.training.replica import Replica
 
 SPARE_FRACTION = 0.1
@@ -142,4 +142,4 @@ def held_text(replica: Replica) -> str:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_split(tensor) else tensor

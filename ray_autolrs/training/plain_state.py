@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from ray_autolrs.training.data_parallel import is_split
 
 ARRAY_KEY = "ray_autolrs.numpy"
 """The key that a dict which stands for a NumPy value has."""
@@ -25,7 +26,6 @@ ARRAY_KEY = "ray_autolrs.numpy"
 _LEAVES: tuple[type, ...] = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray),
     *(Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device),
-    DTensor,  # taken out before the rest is written (ray_autolrs.training.shard_files)
 )
 _MAPPINGS: tuple[type, ...] = (dict, collections.OrderedDict, collections.Counter)
 _SEQUENCES: tuple[type, ...] = (list, tuple, set)
@@ -53,8 +53,10 @@ def as_plain(value: Any, place: str, *, arrays: bool) -> Any:
         )
     # What torch writes for b"" it does not load.
     if (
-        kind in _LEAVES and not (kind is bytes and not value)
-    ) or kind in torch.serialization.get_safe_globals():
+        (kind in _LEAVES and not (kind is bytes and not value))
+        or kind in torch.serialization.get_safe_globals()
+        or is_split(value)  # taken out before the rest is written (training.shard_files)
+    ):
         return value
     if arrays and isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
         array = np.ascontiguousarray(value)

@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.averaging.batch_norm import running_norms
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.data_parallel import shards_of
+from ray_autolrs.training.data_parallel import is_split, shards_of
 
 State = dict[str, Any]
 
@@ -54,7 +52,7 @@ def sharded(task: TrainingTask, module: nn.Module, group: Group, device: torch.d
             tensor.detach().copy_(value)
         task.shard(module, mesh)
     for place, parameter in module.named_parameters():
-        if not isinstance(parameter, DTensor):
+        if not is_split(parameter):
             raise ValueError(
                 f"{name}.shard left the parameter {place!r} whole on each worker, and nobody would "
                 "average its gradients; call fully_shard on the model, after its blocks"
@@ -65,14 +63,14 @@ def sharded(task: TrainingTask, module: nn.Module, group: Group, device: torch.d
 def mesh_of(module: nn.Module) -> DeviceMesh | None:
     """Return what a module is sharded over; None if each worker holds it all."""
     for parameter in module.parameters():
-        if isinstance(parameter, DTensor):
+        if is_split(parameter):
             return parameter.device_mesh
     return None
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor with the parts of all workers, who all call it; others as they are."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_split(tensor) else tensor
 
 
 def state_on_cpu(module: nn.Module) -> State:
@@ -82,6 +80,8 @@ def state_on_cpu(module: nn.Module) -> State:
     than rank 0 get {}.
     """
     if shards_of(module):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return dict(get_model_state_dict(module, options=options))
     return {name: _copied(value) for name, value in module.state_dict().items()}

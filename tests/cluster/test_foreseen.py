@@ -6,6 +6,7 @@ Lanes are threads around a search actor in this process.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -123,3 +124,20 @@ def test_a_worker_runs_nothing_ahead_that_the_others_would_wait_for(tmp_path):
 
 def test_nothing_is_foreseen_outside_a_search(one_by_one):
     assert foreseen(CONFIG.plan(2), one_by_one._state) == ()
+
+
+def test_a_stage_that_diverged_is_searched_again_as_if_it_were_another(tmp_path):
+    """Nothing of the first search's grid is run ahead, and actors wait for a worker anew."""
+    made = actor(tmp_path)
+    command = made.exchange(Ready(0))
+    pulled(made, "worker-0")
+    while isinstance(command, Probe):
+        command = made.exchange(probe_done(command))
+    assert isinstance(command, Apply)
+    below = made.exchange(replace(apply_done(command), diverged=True))
+    assert isinstance(below, Probe)
+    assert below.segment.peak_lr < command.segment.peak_lr
+    assert made.pull("actor-0", None, stays=True) == Idle()
+    assert pulled(made, "worker-0") == below
+    assert pulled(made, "actor-0").index == below.index + 1
+    assert made.pull("actor-1", None, stays=True) == Idle()

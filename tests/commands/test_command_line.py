@@ -79,7 +79,6 @@ def test_compare_tells_what_differs(runs, capsys):
 
 
 def test_report_is_written(runs, tmp_path, capsys):
-    pytest.importorskip("ray_autolrs.cluster.run_report", reason="this tree has no reports yet")
     page, table = tmp_path / "page.html", tmp_path / "probes.csv"
     words = ["report", str(runs / "tinytask"), "--output", str(page), "--history", str(table)]
     assert main(words) == OK

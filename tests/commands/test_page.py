@@ -30,4 +30,8 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
     assert {path.name for path in runs.iterdir()} == {"line", "guess", "other", "wsd"}
     assert list((runs / "other" / "tensorboard").glob("events.out.tfevents.*"))
     assert (tmp_path / "lrs.csv").read_text().count("\n") == 101
-    assert (tmp_path / "lrs.png").stat().st_size > 0
+    for image in ("lrs.png", "wsd.png"):
+        assert (tmp_path / image).stat().st_size > 0
+    for page in (runs / "other" / "report.html", tmp_path / "wsd.html"):
+        assert "<html" in page.read_text(encoding="utf-8")
+    assert (tmp_path / "wsd.csv").read_text().startswith("kind,")

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 import torch
 
 from ray_autolrs.report.costs import count_costs
-from ray_autolrs.sinks.curves import CurveSink, by_step
+from ray_autolrs.sinks.curves import CurveSink, Scalar, by_step
 from ray_autolrs.sinks.sink import Sink
 from ray_autolrs.training.averaging.lr_factors import applied_lr
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
@@ -140,8 +139,8 @@ def test_values_that_are_unknown_are_left_out():
 
 def test_numbers_over_probes_and_over_steps_stay_apart():
     sink = Curves()
-    scalars: list[Any] = []
-    sink.write = scalars.extend  # type: ignore[method-assign, assignment]
+    scalars: list[Scalar] = []
+    sink.write = scalars.extend  # type: ignore[assignment, method-assign]
     sink.start([], None)
     sink.record({"kind": "choice", "peak_lr": 0.1, "forecast": 2.0, "first_step": 1, "steps": 5,
                  "stage": 1, "reason": "kept"})  # fmt: skip

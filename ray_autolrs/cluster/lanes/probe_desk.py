@@ -47,6 +47,10 @@ class ProbeDesk:
     def lose_workers(self) -> None:
         """Give back what training workers held: they have started again, and decide again."""
         self._leases.give_back(self._leases.lanes(WORKER_LANE))
+        self.close()
+
+    def close(self) -> None:
+        """Let no lane run probes until a worker pulls one: a stage may be searched once more."""
         self._open_stage, self._waited = 0, (0, 0)
 
     def open(self, stage: int) -> bool:
