@@ -70,9 +70,9 @@ class TimedStore(CheckpointStore):
         super().__init__(folder, keep=1)
         self.times_s: list[float] = []
 
-    def write(self, place: Place, files: Any, told: Any) -> None:
+    def write(self, place: Place, files: Any, told: Any, staged: Any = None) -> None:
         started_s = time.perf_counter()
-        super().write(place, files, told)
+        super().write(place, files, told, staged)
         self.times_s.append(time.perf_counter() - started_s)
 
 

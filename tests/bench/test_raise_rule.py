@@ -8,6 +8,7 @@ import math
 import pytest
 
 from bench import lr_forks, raise_rule
+from ray_autolrs.algorithm.search.research import PROBE_FRACTION
 
 
 def fork(directness, ends, after_100):
@@ -35,7 +36,7 @@ def test_a_rule_raises_while_the_higher_branch_is_lower(directness, after_100, r
     assert found.raises == raises
     assert found.regret == pytest.approx(ends[raises] / 1.0 - 1)
     looks = 0 if directness != 1.3 else min(2, raises + 1)
-    assert found.cost == pytest.approx(looks * raise_rule.PROBE_FRACTION)
+    assert found.cost == pytest.approx(looks * PROBE_FRACTION)
 
 
 def test_a_branch_that_diverged_is_infinitely_high():
