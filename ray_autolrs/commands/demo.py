@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ray_autolrs.commands.command import Command, UsageError, as_usage_errors
-from ray_autolrs.commands.settings import Method
+from ray_autolrs.commands.presets import Method
 from ray_autolrs.extras import NeedsExtra
 
 _PACKAGE = Path(__file__).parents[1]

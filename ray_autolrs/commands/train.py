@@ -11,7 +11,7 @@ import tyro
 
 from ray_autolrs.commands.command import Command, as_usage_errors
 from ray_autolrs.commands.named import load_task
-from ray_autolrs.commands.settings import Preset
+from ray_autolrs.commands.presets import Preset
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.sinks.sink import Sink
 
