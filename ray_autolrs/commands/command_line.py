@@ -15,8 +15,8 @@ import tyro
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.commands.command import Command, UsageError, as_usage_errors
 from ray_autolrs.commands.demo import Demo, Jobs
+from ray_autolrs.commands.lr_range import RangeTest
 from ray_autolrs.commands.presets import defaults_for
-from ray_autolrs.commands.range_test import RangeTest
 from ray_autolrs.commands.reports import Compare, Report
 from ray_autolrs.commands.schedule_file import Schedule
 from ray_autolrs.commands.train import Train
