@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
 def test_run_leaves_its_files(finished):
     path = Path(finished.path)
     names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
-    assert names == ["config.json", "events.jsonl", "schedule.json"]
+    assert names == ["config.json", "events.jsonl", "report.html", "schedule.json"]
     config = json.loads((path / "config.json").read_text())
     assert unsealed(config) == finished.config.to_json()
     assert LRSchedule.load(path / "schedule.json") == finished.schedule
