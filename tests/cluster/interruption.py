@@ -26,8 +26,9 @@ def copied_at_each_answer(folder: Path, copies: Path) -> Iterator[None]:
         nonlocal answered
         command = exchange(self, event)
         answered += 1
-        # Files that another thread is about to rename are of no run that was killed here.
-        passing = shutil.ignore_patterns("*.tmp*")
+        # Files that another thread is about to rename are of no run that was killed here, and a
+        # restart does not read live.json, which another thread replaces and deletes.
+        passing = shutil.ignore_patterns("*.tmp*", "live.json*")
         shutil.copytree(folder, copies / str(answered) / folder.name, ignore=passing)
         return command
 

@@ -226,9 +226,11 @@ def test_the_one_of_the_lowest_validation_loss_stays(tmp_path, monkeypatch):
     losses: dict[Place, float] = {}
     write = CheckpointStore.write
 
-    def noting_write(self: CheckpointStore, place: Place, files: Any, told: Any) -> None:
+    def noting_write(
+        self: CheckpointStore, place: Place, files: Any, told: Any, *rest: Any
+    ) -> None:
         losses[place] = told.get("validation_loss", math.inf)
-        write(self, place, files, told)
+        write(self, place, files, told, *rest)
         assert min(losses, key=losses.__getitem__) in self.places()
 
     monkeypatch.setattr(CheckpointStore, "write", noting_write)

@@ -115,11 +115,11 @@ def test_a_file_with_a_number_that_was_not_written_is_refused(
 
 def test_a_log_of_another_format_is_refused(storage):
     log = storage / "run/events.jsonl"
-    lanes, *others = log.read_text().splitlines()
+    session, lanes, *others = log.read_text().splitlines()
     record = json.loads(lanes) | {"format": "ray_autolrs.events/9"}
     del record["sha256"]
     kept = [line for line in others if '"kind": "finished"' not in line]
-    log.write_text("".join(f"{line}\n" for line in [json.dumps(record), *kept]))
+    log.write_text("".join(f"{line}\n" for line in [session, json.dumps(record), *kept]))
     with pytest.raises(ValueError, match=r"its format is 'ray_autolrs\.events/9', not"):
         tiny_trainer(storage).fit()
 
