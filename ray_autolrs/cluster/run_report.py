@@ -112,9 +112,14 @@ def write_history(run: RunPath, path: RunPath) -> None:
 
 
 def report_at_end(folder: RunFolder) -> None:
-    """Write the report of a run that has just ended, well or not; a failure is only logged."""
+    """Write the report of a run that has just ended, well or not; a failure is only logged.
+
+    A run that was refused before it began has none.
+    """
     try:
-        _write(folder, read_run(folder), None, refresh_s=None)
+        run = read_run(folder)
+        if run.records:
+            _write(folder, run, None, refresh_s=None)
     except Exception:  # The run's result must not depend on its picture.
         logger.exception("the report of the run in %s could not be written", folder.path)
 

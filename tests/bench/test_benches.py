@@ -116,7 +116,7 @@ def test_a_probe_ends_lower_than_it_began_unless_it_diverges():
 
 
 def test_memory_is_told_in_copies_of_the_parameters(run: Run):
-    rows = run(memory, ["--width", "100", "--device", "cpu"])
+    rows = run(memory, ["--width", "300", "--device", "cpu"])
     copies = {row["what"]: row["copies of the parameters"] for row in rows}
     # Weights, gradients and a momentum; batches and biases are the rest.
     assert copies["loop, SGD"] == pytest.approx(3.0, abs=0.3)
