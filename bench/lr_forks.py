@@ -1,9 +1,10 @@
 """What a run would gain by another LR at the end of its warm-up, and what shows it by then.
 
-    python -m bench.lr_forks --data FOLDER            # about 35 minutes of one core
+    python -m bench.lr_forks --data FOLDER
     python -m bench.lr_forks --task mlp vit --start 0.25
 
-On each task of the suite the default's search finds a learning rate (LR). A run warms up to it,
+About 35 minutes of one core. On each task of the suite the default's search finds a learning rate
+(LR). A run warms up to it,
 times ``--start``, and goes on from there to the end with half, the same and twice the LR, and
 further where the first or the last of these is best. The branches begin from one snapshot and see
 the same batches. Each task is a line of results/lr_forks.jsonl; ``python -m bench.raise_rule``

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -24,6 +23,7 @@ from ray_autolrs import (
     Stages,
     Warmup,
 )
+from ray_autolrs.cluster.event_log import parse_events
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.epoch_order import epoch_order
 from tests.cluster.interruption import copied_at_each_answer, written_at_once
@@ -102,8 +102,8 @@ def fit(
 
 def events_of(result: Any) -> list[dict[str, Any]]:
     """Return what was trained; of what a continued run has trained again, the last."""
-    lines = (Path(result.path) / "events.jsonl").read_text().splitlines()
-    trained = [event for line in lines if (event := json.loads(line))["kind"] in ("probe", "apply")]
+    events = parse_events((Path(result.path) / "events.jsonl").read_bytes())
+    trained = [event for event in events if event["kind"] in ("probe", "apply")]
     timed = {"time", "wall_s", "reused_steps"}
     last = {
         (event["kind"], event["stage"], event.get("index")): {
