@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,12 +45,28 @@ def _ray_settings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def ray_folder() -> Iterator[Callable[[], Path]]:
+    """Make temporary folders for Ray, whose sockets' paths may have no more than 107 bytes.
+
+    Those of ``tmp_path_factory`` are too long where two processes run the tests.
+    """
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="ray-")))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_folder: Callable[[], Path]) -> Iterator[Path]:
     """A local Ray of six CPUs, in name; gives its folder."""
     import ray
 
-    # A short path: Ray's sockets lie in it, and their names are limited to 107 bytes.
-    temporary = tmp_path_factory.mktemp("ray")
+    temporary = ray_folder()
     ray.init(
         address="local",
         num_cpus=6,

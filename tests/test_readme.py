@@ -119,7 +119,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def started_ray(tmp_path_factory):
+def started_ray(tmp_path_factory, ray_folder):
     """``ray start --head`` of the README, on ports of its own; gives its address and dashboard."""
     port, dashboard = free_port(), free_port()
     environment = os.environ | {
@@ -129,7 +129,7 @@ def started_ray(tmp_path_factory):
     }
     _, *words = command("start")
     options = [f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--block"]
-    options += [f"--temp-dir={tmp_path_factory.mktemp('ray')}", "--dashboard-agent-listen-port=0"]
+    options += [f"--temp-dir={ray_folder()}", "--dashboard-agent-listen-port=0"]
     log = tmp_path_factory.mktemp("log") / "ray-start"
     with log.open("wb") as output:
         head = subprocess.Popen(

@@ -164,13 +164,13 @@ assert not ray.is_initialized()
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_snapshot_is_copied_in_each_way(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+def test_a_snapshot_is_copied_in_each_way(tmp_path: Path, ray_folder: Callable[[], Path]):
     """In a process of its own, for there may be a Ray in this one."""
     options = ["--megabytes", "4", "--tensors", "6", "--lanes", "1", "--repetitions", "1"]
     ran = subprocess.run(
         [sys.executable, "-c", COPIES, str(tmp_path), *options],
         cwd=ROOT,
-        env=os.environ | {"RAY_TMPDIR": str(tmp_path_factory.mktemp("ray"))},
+        env=os.environ | {"RAY_TMPDIR": str(ray_folder())},
         capture_output=True,
         text=True,
         check=False,

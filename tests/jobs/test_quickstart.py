@@ -18,7 +18,7 @@ TIME_LIMIT_S = 240
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_quickstart_by_the_paper(tmp_path, tmp_path_factory):
+def test_quickstart_by_the_paper(tmp_path, ray_folder):
     started = time.monotonic()
     options = ["--address", "local", "--method", "paper"]
     ran = subprocess.run(
@@ -28,7 +28,7 @@ def test_quickstart_by_the_paper(tmp_path, tmp_path_factory):
         text=True,
         check=False,
         timeout=TIME_LIMIT_S,
-        env=os.environ | {"RAY_TMPDIR": str(tmp_path_factory.mktemp("ray"))},
+        env=os.environ | {"RAY_TMPDIR": str(ray_folder())},
     )
     assert ran.returncode == 0, ran.stderr
     assert time.monotonic() - started < TIME_LIMIT_S
