@@ -84,10 +84,22 @@ def shares_ray(file: Path) -> bool:
     return "ray_cluster" in file.read_text(encoding="utf-8")
 
 
+@functools.cache
+def starts_ray(file: Path) -> bool:
+    """Tell whether a file's tests use that one, or start another."""
+    return shares_ray(file) or "mark.ray" in file.read_text(encoding="utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest, so that two processes end at about the same time."""
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (not shares_ray(item.path), item.path not in slow_files))
+    items.sort(
+        key=lambda item: (
+            not shares_ray(item.path),
+            not starts_ray(item.path),
+            item.path not in slow_files,
+        )
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,11 +115,15 @@ def pytest_runtest_teardown(
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # which has no types for mypy
-    """Shares tests out between processes by file; those that share a local Ray go to one."""
+    """Shares tests out between processes by file; those with a Ray go to one, one after the other.
+
+    Ray Train's controller is watched through the one Ray that is found on the machine: where there
+    are two, it may be sought in the other, taken for dead, and its workers ended.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "shared Ray" if shares_ray(self.config.rootpath / file) else file
+        return "Ray" if starts_ray(self.config.rootpath / file) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
