@@ -23,7 +23,12 @@ from bench.leave_one_out.choice import leave_one_group_out
 from bench.lr_forks import RUNS, lowest_loss, read
 from bench.measurement import options
 from bench.tasks.suite import SUITE
-from ray_autolrs.algorithm.search.research import MOST_RAISES, PROBE_FRACTION, Research
+from ray_autolrs.algorithm.search.research import (
+    MOST_RAISES,
+    PROBE_FRACTION,
+    Research,
+    is_lower,
+)
 
 NEVER = math.inf
 THRESHOLDS = (NEVER, 2.0, 1.5, 1.3, 1.2, 1.1, 1.0, 0.9, 0.0)
@@ -111,8 +116,7 @@ def outcome(run: dict[str, Any], threshold: float, steps: int) -> Outcome:
         now, higher = (dict(branches[raises + up]["losses"]).get(steps) for up in (0, 1))
         if now is None or higher is None:
             break
-        gained = max(0.0, run["initial"] - now)
-        if now - higher <= Research().hysteresis * min(gained, now):
+        if not is_lower(higher, now, run["initial"], Research().hysteresis):
             break
         raises += 1
     return Outcome(ends[raises] / min(ends.values()) - 1, cost, raises)

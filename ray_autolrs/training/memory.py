@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ray_autolrs.training.averaging.lent_gradients import lends_gradient
 from ray_autolrs.training.averaging.lr_factors import small_twin
+from ray_autolrs.training.averaging.points import local
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
-from ray_autolrs.training.data_parallel import is_split
 from ray_autolrs.training.replica import Replica
 
 SPARE_FRACTION = 0.1
@@ -84,7 +84,7 @@ def state_bytes(replica: Replica) -> int:
 
 def tensor_bytes(values: Iterable[Any]) -> int:
     """Return the bytes of those values that are tensors; of a sharded one, this worker's part."""
-    return sum(_local(value).nbytes for value in values if isinstance(value, Tensor))
+    return sum(local(value).nbytes for value in values if isinstance(value, Tensor))
 
 
 def planned_bytes(replica: Replica) -> dict[str, int]:
@@ -139,7 +139,3 @@ def held_text(replica: Replica) -> str:
         f"each worker will hold, in MB: {parts}; in all {sum(planned.values()) / 1e6:.3g}, besides "
         f"activations. The snapshot and the ends of probes lie in {place}"
     )
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if is_split(tensor) else tensor

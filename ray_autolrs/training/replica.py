@@ -52,8 +52,6 @@ class Replica:
 
     Attributes:
         path: of the weights; None where nobody follows it.
-
-    Attributes:
         rescales_uncounted: whether a step's gradient is the mean over those micro-batches whose
             loss is not 0 / 0, rather than over all; it costs the workers an exchange in each step.
         gradient_norms: where the 2-norm of each step's (scaled) gradient is noted; None for

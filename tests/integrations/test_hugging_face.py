@@ -16,6 +16,8 @@ from transformers import TrainerCallback
 from ray_autolrs import EMA, ScheduleFree, ScheduleFreeAverage, Warmup, find_lr
 from ray_autolrs.integrations.hugging_face import AutoLRSCallback
 from ray_autolrs.integrations.live_training import innermost
+from ray_autolrs.training.averaging.average import Averaging
+from ray_autolrs.training.found_lr import FoundLR
 from tests.integrations.tiny_trainer import (
     SHORT,
     STEPS,
@@ -28,24 +30,29 @@ from tests.integrations.tiny_trainer import (
 from tests.training.toy import assert_same
 
 
-@pytest.mark.parametrize("averaging", [ScheduleFreeAverage(), None], ids=["averaged", "plain"])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_it_finds_what_find_lr_finds_on_the_same_batches(tmp_path, averaging, accumulation):
-    trainer = trainer_of(tmp_path, gradient_accumulation_steps=accumulation)
-    callback = searched(trainer, averaging=averaging)
-    trainer.train()
-    other = trainer_of(tmp_path, gradient_accumulation_steps=accumulation)
-    expected = find_lr(
-        other.model,
-        other.create_optimizer(),
+def found_in_a_loop(folder: Path, averaging: Averaging | None, accumulation: int = 1) -> FoundLR:
+    """What ``find_lr`` finds with the model, the optimizer and the batches of a trainer."""
+    trainer = trainer_of(folder, gradient_accumulation_steps=accumulation)
+    return find_lr(
+        trainer.model,
+        trainer.create_optimizer(),
         loss=mean_loss,
-        train_batches=other.get_train_dataloader(),
+        train_batches=trainer.get_train_dataloader(),
         total_steps=STEPS,
         averaging=averaging,
         accumulation=accumulation,
         max_grad_norm=1.0,
         **SHORT,
     )
+
+
+@pytest.mark.parametrize("averaging", [ScheduleFreeAverage(), None], ids=["averaged", "plain"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_it_finds_what_find_lr_finds_on_the_same_batches(tmp_path, averaging, accumulation):
+    trainer = trainer_of(tmp_path, gradient_accumulation_steps=accumulation)
+    callback = searched(trainer, averaging=averaging)
+    trainer.train()
+    expected = found_in_a_loop(tmp_path, averaging, accumulation)
     assert callback.found.lr == pytest.approx(expected.lr, rel=1e-9)
     for probe, alike in zip(callback.found.probes, expected.probes, strict=True):
         assert probe.loss == pytest.approx(alike.loss, rel=1e-9)
@@ -58,17 +65,7 @@ def test_with_the_same_arithmetic_it_finds_the_very_lr_that_find_lr_finds(tmp_pa
     trainer.model_accepts_loss_kwargs = False  # else the loss is a sum, divided by the tokens
     callback = searched(trainer, averaging=averaging)
     trainer.train()
-    other = trainer_of(tmp_path)
-    expected = find_lr(
-        other.model,
-        other.create_optimizer(),
-        loss=mean_loss,
-        train_batches=other.get_train_dataloader(),
-        total_steps=STEPS,
-        averaging=averaging,
-        max_grad_norm=1.0,
-        **SHORT,
-    )
+    expected = found_in_a_loop(tmp_path, averaging)
     assert callback.found.lr == expected.lr
     for probe, alike in zip(callback.found.probes, expected.probes, strict=True):
         assert probe.training_losses == alike.training_losses

@@ -118,7 +118,7 @@ class Bracket(SearchStrategy):
 
     def expected_rounds(self, stage: int, lanes: int) -> int:
         if stage > 1:
-            return 0  # A later one is searched where a forecast says that it pays: seldom.
+            return 0  # A later one is searched where its LR looks too low: seldom.
         # Of USUAL_PROBES the first two run at once; further lanes run ahead on both sides.
         return {1: USUAL_PROBES, 2: 3}.get(lanes, 2 if lanes < LANES_OF_ONE_ROUND else 1)
 

@@ -162,11 +162,23 @@ class Research:
             before, other = results[place - 1].forecast, results[place].forecast
             if before is None or other is None:
                 break
-            gained = max(0.0, context.initial_loss - before.loss)
-            if not before.loss - other.loss > hysteresis * min(gained, abs(before.loss)):
+            if not is_lower(other.loss, before.loss, context.initial_loss, hysteresis):
                 break
             won = place
         return won
+
+
+def is_lower(loss: float, before: float, initial_loss: float, hysteresis: float) -> bool:
+    """Return whether a loss is lower than another by enough.
+
+    Args:
+        loss: what is to be lower.
+        before: than this one.
+        initial_loss: of the run.
+        hysteresis: see :class:`Research`.
+    """
+    gained = max(0.0, initial_loss - before)
+    return before - loss > hysteresis * min(gained, abs(before))
 
 
 def probe_steps(total_steps: int | None, stage: Stage) -> int:
