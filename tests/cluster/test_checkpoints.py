@@ -178,6 +178,7 @@ def test_a_disk_that_stays_full_ends_the_run_which_then_goes_on(undisturbed, tmp
     assert_same_run(trainer(tmp_path, TinyTask()).fit(), undisturbed[0])
 
 
+@pytest.mark.usefixtures("_written_at_once")
 def test_a_damaged_newest_one_within_a_stage_is_named_and_the_one_before_taken(
     undisturbed, tmp_path, caplog
 ):
