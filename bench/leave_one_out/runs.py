@@ -62,18 +62,17 @@ def at_best_lr(runs: Iterable[Run], cache: Cache, tuning_seed: int) -> list[Run]
     """Return those runs whose LR was the best of their method and task on ``tuning_seed``.
 
     Raises:
-        ValueError: a run with that seed has not been made.
+        ValueError: no run with that seed has been made.
     """
     chosen: list[Run] = []
     found = sorted(runs, key=lambda run: (run.task, run.method))
     for (task, method), group in itertools.groupby(found, lambda run: (run.task, run.method)):
         of_method = list(group)
-        losses: dict[float | None, float] = {}
-        for run in of_method:
-            key = run.key._replace(seed=tuning_seed)
-            if key not in cache:
-                raise ValueError(f"{task} {method} lr={run.lr} has no run with seed {tuning_seed}")
-            losses[run.lr] = cache[key].lowest
+        # A grid that was walked has not all of its LRs.
+        keys = {run.lr: run.key._replace(seed=tuning_seed) for run in of_method}
+        losses = {lr: cache[key].lowest for lr, key in keys.items() if key in cache}
+        if not losses:
+            raise ValueError(f"{task} {method} has no run with seed {tuning_seed}")
         best = min(losses, key=losses.__getitem__)
         chosen += [run for run in of_method if run.lr == best]
     return chosen

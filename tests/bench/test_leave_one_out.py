@@ -17,6 +17,7 @@ from bench.leave_one_out.equal_cost import (
     random_loss,
     runs_to_draw_level,
 )
+from bench.leave_one_out.grid_walk import next_runs
 from bench.leave_one_out.page import page
 from bench.leave_one_out.registry import LR_ORACLE, METHODS, OTHER_RIVALS
 from bench.leave_one_out.regret import gap
@@ -214,6 +215,22 @@ def test_the_best_lr_of_the_tuning_seed_is_run_on_others():
     }
     with pytest.raises(ValueError, match="no run with seed 7"):
         at_best_lr(runs, synthetic(), 7)
+
+
+def test_a_grid_is_walked_until_its_best_lr_is_bracketed():
+    grid = SUITE["vae"].lrs
+    best_is_last_but_one = dict(zip(grid, (5.0, 4.0, 3.0, 2.0, 2.5), strict=True))
+    runs = plan(["vae"], ["cosine"], [0], 100)
+    cache = cache_of()
+    walked = []
+    while missing := next_runs(runs, cache):
+        walked.append([one.lr for one in missing])
+        for one in missing:
+            made = run("vae", "cosine", one.lr, 0, best_is_last_but_one[one.lr])
+            cache[made.key] = made
+    assert walked == [list(grid[1:4]), [grid[4]]]
+    again = plan(["vae"], ["cosine"], [1], 100)
+    assert [one.lr for one in at_best_lr(again, cache, 0)] == [grid[3]]
 
 
 def test_both_oracles_look_near_the_lr_oracles_best():
