@@ -158,9 +158,15 @@ def _against_best(tasks: Tasks, compared: Mapping[str, Difference]) -> list[str]
     verdicts = [found.verdict for found in compared.values()]
     counts = ", ".join(f"{name} {verdicts.count(name)}" for name in ("ahead", "tie", "behind"))
     worst = max(values, key=values.__getitem__)
+    unseen = [value for task, value in values.items() if SUITE[task].is_unseen]
+    told = [
+        f"Mean over the {len(unseen)} tasks that were made after the default, none of which it was "
+        f"changed for: {Interval.of(unseen)}."
+    ]
     return [
         markdown(rows),
         markdown([{"group": group, "mean": percent(mean)} for group, mean in groups.items()]),
+        *(told if unseen else []),
         f"Mean over {len(groups)} groups: {_over_groups(values)}. Tasks: {counts}. Worst: {worst}, "
         f"{compared[worst]}. * the best LR lies at its grid's end.",
     ]

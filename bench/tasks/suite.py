@@ -21,6 +21,7 @@ from bench.tasks import (
     sequences,
     tabular,
     translation,
+    unseen,
 )
 from bench.tasks.catalogue import FURTHER_TASKS, LEARNING_RATES
 from bench.tasks.kinds import BenchTask
@@ -47,6 +48,8 @@ class SuiteTask:
     schedule_free_lrs: Grid
     interval: tuple[float, float]
     version: int = 1
+    is_unseen: bool = False
+    """Whether it was made after the default, and nothing was chosen by it."""
 
     @property
     def batch(self) -> int:
@@ -59,6 +62,8 @@ def _task(
     make: Callable[[], BenchTask],
     lrs: Grid,
     schedule_free_lrs: Grid | None = None,
+    *,
+    is_unseen: bool = False,
 ) -> SuiteTask:
     return SuiteTask(
         group=group,
@@ -67,7 +72,12 @@ def _task(
         schedule_free_lrs=schedule_free_lrs or lrs,
         # Half a decade more than the rivals' grid on each side.
         interval=(lrs[0] / math.sqrt(10), lrs[-1] * math.sqrt(10)),
+        is_unseen=is_unseen,
     )
+
+
+def _unseen(group: str, make: Callable[[], BenchTask], lrs: Grid) -> SuiteTask:
+    return _task(group, make, lrs, is_unseen=True)
 
 
 def _known(group: str, name: str, make: Callable[[], BenchTask]) -> SuiteTask:
@@ -132,6 +142,16 @@ SUITE: Mapping[str, SuiteTask] = MappingProxyType(
         "fine_tuned_images": _task(
             "fine-tuning", fine_tuning.FineTunedImages, (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
         ),
+        "digit_transformer": _unseen("vision transformers", unseen.DigitTransformer, _ADAM),
+        "resnet512": _unseen("images with BatchNorm", unseen.ResidualNetBatch512, _LARGE_SGD),
+        "packages": _unseen("text classifiers", unseen.Packages, (0.3, 1.0, 3.0, 10.0, 30.0)),
+        "source_gru": _unseen("recurrent", unseen.SourceGRU, _ADAM),
+        "large_batch_lm": _unseen("language models", unseen.LargeBatchLM, _ADAM),
+        "small_table": _unseen("tabular and small data", unseen.SmallTable, _ADAM),
+        "reversal": _unseen("translation", unseen.Reversal, _ADAM),
+        "denoising": _unseen("regression and autoencoders", unseen.Denoising, _ADAM),
+        "circuit": _unseen("regression and autoencoders", unseen.Circuit, _ADAM),
+        "new_head": _unseen("fine-tuning", unseen.NewHead, _SGD),
     }
 )
 

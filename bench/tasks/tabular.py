@@ -26,7 +26,7 @@ class Tumours(Classification):
     global_batch_size = 16
 
     def build_model(self) -> nn.Module:
-        return _network(30, 64, 2)
+        return network(30, 64, 2)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
@@ -41,7 +41,7 @@ class NoisyTable(Classification):
     global_batch_size = 64
 
     def build_model(self) -> nn.Module:
-        return _network(40, 96, 5)
+        return network(40, 96, 5)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adagrad(model.parameters(), lr=1e-2)
@@ -63,7 +63,7 @@ class Diabetes(Regression):
     global_batch_size = 16
 
     def build_model(self) -> nn.Module:
-        return _network(10, 32, 1)
+        return network(10, 32, 1)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -78,7 +78,7 @@ class Friedman(Regression):
     global_batch_size = 128
 
     def build_model(self) -> nn.Module:
-        return _network(10, 64, 1)
+        return network(10, 64, 1)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(model.parameters(), lr=1e-3)
@@ -105,7 +105,8 @@ class HeavyTails(Friedman):
         return Rows(features, targets + 0.3 * torch.tensor(noise, dtype=torch.float32))
 
 
-def _network(inputs: int, width: int, outputs: int) -> nn.Module:
+def network(inputs: int, width: int, outputs: int) -> nn.Module:
+    """Return a perceptron of two hidden layers."""
     return nn.Sequential(
         nn.Linear(inputs, width),
         nn.ReLU(),
@@ -117,8 +118,16 @@ def _network(inputs: int, width: int, outputs: int) -> nn.Module:
 
 @lru_cache(maxsize=4)
 def _table(name: str) -> dict[Part, Rows]:
-    """Return a table's parts, standardised by the training part."""
-    features, targets = _TABLES[name]()
+    return table_parts(*_TABLES[name]())
+
+
+def table_parts(features: Any, targets: Any) -> dict[Part, Rows]:
+    """Return a table's parts, standardised by the training part.
+
+    Args:
+        features: array of shape (rows, columns).
+        targets: array of shape (rows,): classes, or numbers, which are standardised too.
+    """
     order = np.random.default_rng(0).permutation(len(targets))
     features, targets = features[order], targets[order]
     held = min(2000, len(targets) // 6)
