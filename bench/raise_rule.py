@@ -25,14 +25,16 @@ from bench.measurement import options
 from bench.tasks.suite import SUITE
 from ray_autolrs.algorithm.search.research import (
     MOST_RAISES,
-    PROBE_FRACTION,
     Research,
     is_lower,
 )
 
 NEVER = math.inf
 THRESHOLDS = (NEVER, 2.0, 1.5, 1.3, 1.2, 1.1, 1.0, 0.9, 0.0)
-PROBE_STEPS = (50, 100, 150)
+PROBE_STEPS = (50, 100, 150, 200)
+JUDGED_STEPS = 150
+"""Of a probe of the default at this length of run."""
+
 MOST_REGRET = 0.3
 """A task that an LR too low by 16 hardly learns would own every mean."""
 
@@ -80,7 +82,8 @@ def page(arguments: argparse.Namespace) -> str:
             )
     scores = {
         f"{threshold:g}": {
-            run["task"]: min(MOST_REGRET, outcome(run, threshold, 100).regret) for run in runs
+            run["task"]: min(MOST_REGRET, outcome(run, threshold, JUDGED_STEPS).regret)
+            for run in runs
         }
         for threshold in THRESHOLDS
     }
@@ -112,7 +115,7 @@ def outcome(run: dict[str, Any], threshold: float, steps: int) -> Outcome:
     directness = run["trunk"]["directness"][-1][1] or 0.0
     raises, cost = 0, 0.0
     while directness > threshold and raises < MOST_RAISES and raises + 1 in branches:
-        cost += PROBE_FRACTION
+        cost += steps / run["steps"]
         now, higher = (dict(branches[raises + up]["losses"]).get(steps) for up in (0, 1))
         if now is None or higher is None:
             break

@@ -8,7 +8,6 @@ import math
 import pytest
 
 from bench import lr_forks, raise_rule
-from ray_autolrs.algorithm.search.research import PROBE_FRACTION
 
 
 def fork(directness, ends, after_100):
@@ -17,7 +16,12 @@ def fork(directness, ends, after_100):
         str(octaves): {"finite": True, "losses": [[100, early], [1840, end]]}
         for octaves, (early, end) in enumerate(zip(after_100, ends, strict=True))
     }
-    return {"initial": 3.0, "trunk": {"directness": [[460, directness]]}, "branches": branches}
+    return {
+        "steps": 2000,
+        "initial": 3.0,
+        "trunk": {"directness": [[460, directness]]},
+        "branches": branches,
+    }
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def test_a_rule_raises_while_the_higher_branch_is_lower(directness, after_100, r
     assert found.raises == raises
     assert found.regret == pytest.approx(ends[raises] / 1.0 - 1)
     looks = 0 if directness != 1.3 else min(2, raises + 1)
-    assert found.cost == pytest.approx(looks * PROBE_FRACTION)
+    assert found.cost == pytest.approx(looks * 0.05)
 
 
 def test_a_branch_that_diverged_is_infinitely_high():

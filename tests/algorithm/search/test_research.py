@@ -159,9 +159,9 @@ def test_the_probe_of_the_lr_in_use_is_the_first_whatever_its_last_bit():
 @pytest.mark.parametrize(
     ("total_steps", "stage", "steps"),
     [
-        (1000, Stage(3, 180, 240), 50),
+        (1000, Stage(3, 180, 240), 65),
         (1000, Stage(5, 670, 7), 7),  # they fit into the stage
-        (None, Stage(3, 400, 400), 40),
+        (None, Stage(3, 400, 400), 52),
     ],
 )
 def test_steps_of_a_probe(total_steps, stage, steps):
