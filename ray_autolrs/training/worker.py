@@ -7,7 +7,9 @@ its device or its group outside of a step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,8 +66,6 @@ class Worker:
         *,
         num_workers: int | None = None,
     ) -> None:
-        samples = settings.validation.probe_samples
-        assert samples is not None, "Validation.resolve comes first"
         self._settings = settings
         self.engine = Engine(
             task,
@@ -85,24 +85,37 @@ class Worker:
         self._keeps_best = settings.validation.keep_best and self.gathers_model
         if isinstance(task, LiveLoop):
             self.evaluation = Evaluation(task, task.validation, seed=settings.seed)
-            self.probe_evaluation = self.evaluation
+            self._probe_evaluation: Callable[[int], Evaluation] = lambda factor: self.evaluation
         else:
-            self.evaluation, self.probe_evaluation = self._evaluations(task.val_dataset(), samples)
+            self.evaluation, part = self._evaluations(task.val_dataset())
+            self._probe_evaluation = cache(part)
         self.snapshot = Snapshot()
         self.best = BestWeights()
         self.begun: BegunSegment | None = None
         self.keeper: SegmentKeeper | None = None
         self._kept = KeptProbes()
 
-    def _evaluations(self, data: Any, samples: int) -> tuple[Evaluation, Evaluation]:
-        """Return the evaluation on all validation data and that on some of their samples."""
+    def _evaluations(self, data: Any) -> tuple[Evaluation, Callable[[int], Evaluation]]:
+        """Return the evaluation on all validation data, and what gives that of probes."""
         task, seed = self.replica.task, self._settings.seed
+        samples = self._settings.validation.probe_samples
+        assert samples is not None, "Validation.resolve comes first"
         if is_stream(data):
             batches = stream_validation(task, data, self.engine.eval_batch_size, seed)
-            part = batches.part(samples, seed)
-            return Evaluation(task, batches, seed=seed), Evaluation(task, part, seed=seed)
-        subset = validation_subset(dataset_size(data, "val_dataset"), samples, seed)
-        return self.engine.evaluation(data), self.engine.evaluation(data, subset)
+            return Evaluation(task, batches, seed=seed), lambda factor: Evaluation(
+                task, batches.part(factor * samples, seed), seed=seed
+            )
+        size = dataset_size(data, "val_dataset")
+        return self.engine.evaluation(data), lambda factor: self.engine.evaluation(
+            data, validation_subset(size, factor * samples, seed)
+        )
+
+    def probe_evaluation(self, factor: int = 1) -> Evaluation:
+        """Return the evaluation on ``factor`` times ``Validation.probe_samples`` samples.
+
+        Those of a smaller one are among those of a larger one.
+        """
+        return self._probe_evaluation(factor)
 
     def take_snapshot(self, step: int) -> None:
         """Capture the state before applied step ``step``: what probes and stages start from."""
@@ -156,11 +169,12 @@ class Worker:
         if probe.evals > 0:
             every = validation_interval(probe.evals, probe.steps)
             eval_steps = frozenset(every * number for number in range(1, probe.evals + 1))
+        evaluation = self.probe_evaluation(probe.sample_factor)
         run = SegmentRun(
             self.engine,
             self.snapshot,
             probe,
-            self.probe_evaluation,
+            evaluation,
             eval_steps,
             look_every=self._settings.divergence_check_steps,
             share=self.engine.alone if alone else self.engine.together,
@@ -180,7 +194,7 @@ class Worker:
             validation_losses=tuple(means["loss"] for _, means in known.evaluations),
             diverged=diverged,
             wall_s=known.wall_s,
-            forward_steps=self.engine.forward_steps(evals, self.probe_evaluation),
+            forward_steps=self.engine.forward_steps(evals, evaluation),
             skipped_steps=len(known.skipped),
         )
 

@@ -218,8 +218,10 @@ def test_the_best_lr_of_the_tuning_seed_is_run_on_others():
 
 
 def test_a_grid_is_walked_until_its_best_lr_is_bracketed():
-    grid = SUITE["vae"].lrs
-    best_is_last_but_one = dict(zip(grid, (5.0, 4.0, 3.0, 2.0, 2.5), strict=True))
+    lrs = SUITE["vae"].lrs
+    best_is_last_but_one: dict[float | None, float] = dict(
+        zip(lrs, (5.0, 4.0, 3.0, 2.0, 2.5), strict=True)
+    )
     runs = plan(["vae"], ["cosine"], [0], 100)
     cache = cache_of()
     walked = []
@@ -228,9 +230,9 @@ def test_a_grid_is_walked_until_its_best_lr_is_bracketed():
         for one in missing:
             made = run("vae", "cosine", one.lr, 0, best_is_last_but_one[one.lr])
             cache[made.key] = made
-    assert walked == [list(grid[1:4]), [grid[4]]]
+    assert walked == [list(lrs[1:4]), [lrs[4]]]
     again = plan(["vae"], ["cosine"], [1], 100)
-    assert [one.lr for one in at_best_lr(again, cache, 0)] == [grid[3]]
+    assert [one.lr for one in at_best_lr(again, cache, 0)] == [lrs[3]]
 
 
 def test_both_oracles_look_near_the_lr_oracles_best():

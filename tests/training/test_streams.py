@@ -181,7 +181,7 @@ def test_a_validation_stream_is_judged_as_its_samples(val_stream: Callable[[], A
         means = worker.evaluation.run(worker.replica, Solo(), with_metrics=True)
         whole = expected.run(worker.replica, Solo(), with_metrics=True)
         assert means == pytest.approx(whole, rel=1e-12)
-    assert worker.probe_evaluation.samples in (13, 16)
+    assert worker.probe_evaluation().samples in (13, 16)
 
 
 def test_an_empty_validation_stream_is_refused() -> None:

@@ -86,7 +86,7 @@ def test_a_validation_probe_tells_losses_taken_evenly(
     worker = make_worker(ToyTask(), probe_samples=10)
     asked: list[int] = []
     taken: list[int] = []
-    real_step, real_run = worker.replica.take_step, worker.probe_evaluation.run
+    real_step, real_run = worker.replica.take_step, worker.probe_evaluation().run
 
     def take_step(*args: Any, **options: Any) -> None:
         taken.append(args[0])
@@ -97,7 +97,7 @@ def test_a_validation_probe_tells_losses_taken_evenly(
         return real_run(*args, **options)
 
     monkeypatch.setattr(worker.replica, "take_step", take_step)
-    monkeypatch.setattr(worker.probe_evaluation, "run", run)
+    monkeypatch.setattr(worker.probe_evaluation(), "run", run)
     done = probe(worker, Segment(0, steps - 1, 0.1), evals=min(16, steps))
     assert asked == list(at)
     assert len(done.validation_losses) == min(16, steps)
@@ -110,19 +110,30 @@ def test_validation_losses_are_those_of_the_fixed_subset():
     done = probe(worker, Segment(0, 31, 0.1), evals=16)
     train_again = make_worker(ToyTask(), probe_samples=10)
     train(train_again, 0, 32, lr=0.1)
-    means = train_again.probe_evaluation.run(
+    means = train_again.probe_evaluation().run(
         train_again.replica, train_again.group, with_metrics=False
     )
     assert done.validation_losses[-1] == means["loss"]
+
+
+def test_a_probe_may_be_judged_on_more_samples():
+    worker = make_worker(ToyTask(), probe_samples=5)
+    usual, more = worker.probe_evaluation(), worker.probe_evaluation(3)
+    assert (usual.samples, more.samples) == (5, 15)
+    segment = Segment(0, 11, 0.1)
+    done = worker.run_probe(Probe(1, 0, segment, evals=1), silent)
+    longer = worker.run_probe(Probe(1, 1, segment, evals=1, sample_factor=3), silent)
+    assert longer.validation_losses != done.validation_losses
+    assert longer.forward_steps == pytest.approx(3 * done.forward_steps)
 
 
 def test_probes_and_stages_are_judged_at_the_average(averaging: Averaging):
     worker = make_worker(ToyTask(), averaging, probe_samples=10)
     probe = worker.run_probe(Probe(1, 0, Segment(0, 11, 0.1), evals=1), silent)
     with worker.engine.averaged(12):
-        means = worker.probe_evaluation.run(worker.replica, worker.group, with_metrics=False)
+        means = worker.probe_evaluation().run(worker.replica, worker.group, with_metrics=False)
     assert probe.validation_losses == (means["loss"],)
-    bare = worker.probe_evaluation.run(worker.replica, worker.group, with_metrics=False)
+    bare = worker.probe_evaluation().run(worker.replica, worker.group, with_metrics=False)
     assert bare["loss"] != means["loss"]
 
     done = worker.run_apply(Apply(1, Segment(0, 19, 0.1)), silent)

@@ -62,6 +62,11 @@ MOST_PROBE_STEPS = 150
 first costs and then gains: of 2300 steps, probes of 50, 100 and 150 leave regrets of 1.2, 0.9 and
 0.5%, those of 200 as much as 150 (``bench.raise_rule``)."""
 
+SAMPLE_FACTOR = 3
+"""Validation samples of a probe, as a multiple of those of the first search's, which are a third
+as long at 2300 steps: what two LRs differ by, 1% to 5% of the loss, is one to three standard
+errors on 512 samples (``bench.lr_forks``'s tasks). Ours."""
+
 PROBE_FRACTION = 0.065
 LEAST_PROBE_FRACTION = 0.025
 
@@ -121,7 +126,10 @@ class Research:
             lrs = self.lrs_to_try(context, interval_end)
             if asked >= 2 and (running or self.winner(context, told) < asked - 1):
                 return None
-        return Candidate(lrs[asked], steps, 1, context.facts.shape) if asked < len(lrs) else None
+        if asked >= len(lrs):
+            return None
+        shape = context.facts.shape
+        return Candidate(lrs[asked], steps, 1, shape, sample_factor=SAMPLE_FACTOR)
 
     def lrs_to_try(self, context: StageContext, interval_end: float) -> tuple[float, ...]:
         """Return the LR in use and the higher ones to try; none where it is not worth a probe."""

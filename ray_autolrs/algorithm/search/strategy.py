@@ -62,6 +62,8 @@ class Candidate:
         shape: factor of each step, addressed by the run's applied steps.
         explanation: numbers that tell a reader of the log why it is asked, such as a model's
             parameters; nothing is decided by them.
+        sample_factor: validation samples of each evaluation, as a multiple of those that probes
+            are usually judged on; at most there are all that the task has.
     """
 
     peak_lr: float
@@ -69,6 +71,7 @@ class Candidate:
     evals: int
     shape: Shape
     explanation: Mapping[str, float] = field(default_factory=dict, hash=False)
+    sample_factor: int = 1
 
     def segment(self, first_step: int) -> Segment:
         """Return the probe's steps, from applied step ``first_step`` on."""

@@ -16,7 +16,7 @@ from ray_autolrs.algorithm.stages.records import Record, foreseen_record, record
 from ray_autolrs.algorithm.stages.run_plan import RunPlan
 from ray_autolrs.algorithm.stages.stage_search import stage_context
 
-_Place = tuple[int, Segment, int]
+_Place = tuple[int, Segment, int, int]
 
 
 def foreseen(plan: RunPlan, state: RunState) -> tuple[Probe, ...]:
@@ -28,7 +28,13 @@ def foreseen(plan: RunPlan, state: RunState) -> tuple[Probe, ...]:
     running = [candidate.peak_lr for candidate in phase.asked[len(told) :]]
     candidates = plan.search.foresee(stage_context(plan, state, phase), told, running)
     return tuple(
-        Probe(phase.stage.number, FORESEEN, each.segment(phase.stage.first_step), each.evals)
+        Probe(
+            phase.stage.number,
+            FORESEEN,
+            each.segment(phase.stage.first_step),
+            each.evals,
+            sample_factor=each.sample_factor,
+        )
         for each in candidates
     )
 
@@ -71,4 +77,4 @@ class RunAhead:
 
 def _place(probe: Probe) -> _Place:
     """Return what two commands for the same probe have in common."""
-    return probe.stage, probe.segment, probe.evals
+    return probe.stage, probe.segment, probe.evals, probe.sample_factor

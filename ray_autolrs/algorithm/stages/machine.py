@@ -161,6 +161,7 @@ def _probe_command(phase: Probing, index: int, best: int | None) -> Probe:
         evals=candidate.evals,
         best=best,
         may_go_on=candidate.shape == phase.run_shape,
+        sample_factor=candidate.sample_factor,
     )
 
 

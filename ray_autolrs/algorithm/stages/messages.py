@@ -27,6 +27,8 @@ class Probe:
             None if there is none.
         may_go_on: whether its shape is the run's, so that a stage with its LR may go on from its
             end.
+        sample_factor: validation samples of each evaluation, as a multiple of those that probes
+            are usually judged on.
     """
 
     stage: int
@@ -35,6 +37,7 @@ class Probe:
     evals: int = 0
     best: int | None = None
     may_go_on: bool = False
+    sample_factor: int = 1
 
     @property
     def steps(self) -> int:

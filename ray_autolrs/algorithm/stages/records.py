@@ -64,6 +64,7 @@ def event_record(before: RunState, event: Event, after: RunState) -> Record:
                 "peak_lr": result.peak_lr,
                 "segment": candidate.segment(stage.first_step).to_dict(),
                 "evals": candidate.evals,
+                "sample_factor": candidate.sample_factor,
                 "informed_by": before.phase.informed_by[event.index],
                 "explanation": dict(candidate.explanation),
                 "objective": "validation" if candidate.evals else "training",
@@ -100,13 +101,15 @@ def foreseen_record(probe: Probe, done: ProbeDone) -> Record:
         "stage": probe.stage,
         "segment": probe.segment.to_dict(),
         "evals": probe.evals,
+        "sample_factor": probe.sample_factor,
         **_probe_outcome(done),
     }
 
 
-def record_foreseen(record: Record) -> tuple[tuple[int, Segment, int], ProbeDone]:
-    """Return (stage, segment, evals) of a probe that was run ahead, and its outcome."""
-    place = (record["stage"], Segment.from_dict(record["segment"]), record["evals"])
+def record_foreseen(record: Record) -> tuple[tuple[int, Segment, int, int], ProbeDone]:
+    """Return (stage, segment, evals, factor) of a probe that was run ahead, and its outcome."""
+    segment = Segment.from_dict(record["segment"])
+    place = (record["stage"], segment, record["evals"], record.get("sample_factor", 1))
     return place, _probe_done({"index": FORESEEN, **record})
 
 
@@ -253,6 +256,7 @@ def _candidate(record: Record) -> Candidate:
         record["evals"],
         segment.shape,
         record.get("explanation", {}),
+        record.get("sample_factor", 1),
     )
 
 

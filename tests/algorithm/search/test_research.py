@@ -14,6 +14,7 @@ from ray_autolrs.algorithm.search.research import (
     LAST_RESEARCHED_STAGE,
     MOST_RAISES,
     RESEARCHED_STAGE,
+    SAMPLE_FACTOR,
     Research,
     probe_steps,
 )
@@ -166,3 +167,9 @@ def test_the_probe_of_the_lr_in_use_is_the_first_whatever_its_last_bit():
 )
 def test_steps_of_a_probe(total_steps, stage, steps):
     assert probe_steps(total_steps, stage) == steps
+
+
+def test_a_probe_is_judged_on_more_samples_than_those_of_the_first_search():
+    again = SEARCH.suggest(context_of(STRAIGHT), (), ())
+    assert again is not None
+    assert again.sample_factor == SAMPLE_FACTOR > 1

@@ -128,6 +128,7 @@ def test_a_probe_s_record():
         "peak_lr": 1.0,
         "segment": {"first_step": 0, "last_step": 9, "peak_lr": 1.0, "shape": {"name": "flat"}},
         "evals": 0,
+        "sample_factor": 1,
         "informed_by": 0,
         "explanation": {},
         "objective": "training",
