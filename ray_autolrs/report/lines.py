@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_autolrs.algorithm.stages.records import Record
+from ray_autolrs.report.overfitting import turn
 from ray_autolrs.report.stage_table import outcome
 
 
@@ -52,7 +53,10 @@ def describe(record: Record) -> str | None:
             loss = outcome(record, "training")
             skipped = record.get("skipped_steps", 0)
             left_out = f"; {skipped} steps left out, whose batches were bad" if skipped else ""
-            return f"{name}: applied, training loss {loss:.4g}; validation {values}{left_out}"
+            return (
+                f"{name}: applied, training loss {loss:.4g}; validation {values}{left_out}"
+                f"{_turned(record)}"
+            )
         case "finished":
             lost = record.get("lost_steps", 0)
             again = f"; {lost} more were lost to restarts and divergence" if lost else ""
@@ -73,6 +77,17 @@ def _within(record: Record) -> str:
         text = f", {record['done_steps']} steps into stage {stage}'s {what}"
     redone = record.get("redone_steps", 0)
     return text + (f"; {redone} steps are taken again" if redone else "")
+
+
+def _turned(record: Record) -> str:
+    """Return what is to be said of a stage that went on after the validation loss had turned."""
+    found = turn(record)
+    if found is None:
+        return ""
+    return (
+        f"; it overfits: the validation loss was {found.loss:.4g} after step {found.step}, and has "
+        f"risen to {found.last:.4g} while the training loss fell"
+    )
 
 
 def _search(choice: Record) -> str:
