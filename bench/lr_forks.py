@@ -81,7 +81,7 @@ def study(job: tuple[str, int, float, int]) -> dict[str, Any]:
     torch.set_num_threads(1)
     name, seed, start, steps = job
     started_s = time.perf_counter()
-    run = _Forked(name, seed)
+    run = Forked(name, seed)
     found, probes = run.search(steps)
     lr, fork = start * found, steps // 5
     trunk = run.follow(fork, lambda step: lr * min(1.0, (step + 1) / fork), (fork,))
@@ -122,7 +122,7 @@ def lowest_loss(branch: dict[str, Any]) -> float:
     return min(losses, default=math.inf)
 
 
-class _Forked:
+class Forked:
     """A task's run, which goes on from a snapshot more than once."""
 
     def __init__(self, name: str, seed: int) -> None:
@@ -170,15 +170,22 @@ class _Forked:
             "directness": directness,
         }
 
-    def search(self, steps: int) -> tuple[float, list[dict[str, Any]]]:
-        """Return the LR that the default's search finds, and its probes."""
+    def search(
+        self, steps: int, probe_steps: int | None = None
+    ) -> tuple[float, list[dict[str, Any]]]:
+        """Return the LR that the default's search finds, and its probes.
+
+        Args:
+            steps: of the run.
+            probe_steps: of a probe; None for the default's.
+        """
         facts = RunFacts(
             total_steps=steps,
             lr=self.interval,
             is_averaged=True,
             interpolation=self.averaging.interpolation,
         )
-        search = Bracket().resolve(facts)
+        search = Bracket(probe_steps=probe_steps).resolve(facts)
         context = StageContext(Stage(1, 0, steps), facts)
         told: list[Observation] = []
         probes: list[dict[str, Any]] = []
