@@ -4,14 +4,15 @@
 
 Reads what ``python -m bench.lr_forks`` has measured. A rule raises the learning rate (LR) where
 the way of the weights was straighter than a threshold, by octaves, as long as the higher LR's
-branch is lower after so many steps. Printed are the regrets: how far the end of the branch that is
-gone on with lies above the best branch's, at most 30%, and what the probes cost; then those of
-thresholds that were chosen without the group that they are judged on.
+branch is not higher by more than a tolerance after so many steps. Printed are the regrets: how far
+the end of the branch that is gone on with lies above the best branch's, at most 30%, and what the
+probes cost; then those of rules that were chosen without the group that they are judged on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -30,10 +31,12 @@ from ray_autolrs.algorithm.search.research import (
 )
 
 NEVER = math.inf
-THRESHOLDS = (NEVER, 2.0, 1.5, 1.3, 1.2, 1.1, 1.0, 0.9, 0.0)
+LEAST_DIRECTNESS, TOLERANCE = Research().least_directness, Research().tolerance
+THRESHOLDS = (2.0, 1.5, 1.2, 1.0, 0.9, 0.0)
+TOLERANCES = (-0.01, 0.0, 0.01, 0.02, 0.03, 0.05)
 PROBE_STEPS = (50, 100, 150, 200)
-JUDGED_STEPS = 150
-"""Of a probe of the default at this length of run."""
+JUDGED_STEPS = 100
+"""Of a probe: the default's are 115 at this length of run."""
 
 MOST_REGRET = 0.3
 """A task that an LR too low by 16 hardly learns would own every mean."""
@@ -69,23 +72,27 @@ def page(arguments: argparse.Namespace) -> str:
     lines = [
         f"{len(runs)} tasks",
         "",
-        "| raised above | steps | mean regret | worst | cost |",
-        "| --- | --- | --- | --- | --- |",
+        "| raised above | unless higher by | steps | mean regret | worst | cost |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for threshold in THRESHOLDS:
+    rules = [(NEVER, 0.0)]
+    rules += [(threshold, TOLERANCE) for threshold in THRESHOLDS]
+    rules += [(LEAST_DIRECTNESS, tolerance) for tolerance in TOLERANCES]
+    for threshold, tolerance in rules:
         for steps in PROBE_STEPS if threshold < NEVER else PROBE_STEPS[:1]:
-            outcomes = [outcome(run, threshold, steps) for run in runs]
+            outcomes = [outcome(run, threshold, steps, tolerance) for run in runs]
             lines.append(
-                f"| {threshold:g} | {steps} | {_mean(outcomes):.2%} | "
+                f"| {threshold:g} | {tolerance:g} | {steps} | {_mean(outcomes):.2%} | "
                 f"{max(one.regret for one in outcomes):.1%} | "
                 f"{statistics.fmean(one.cost for one in outcomes):.1%} |"
             )
+    rules = [(NEVER, 0.0), *itertools.product(THRESHOLDS, TOLERANCES)]
     scores = {
-        f"{threshold:g}": {
-            run["task"]: min(MOST_REGRET, outcome(run, threshold, JUDGED_STEPS).regret)
+        f"{threshold:g}, {tolerance:g}": {
+            run["task"]: min(MOST_REGRET, outcome(run, threshold, JUDGED_STEPS, tolerance).regret)
             for run in runs
         }
-        for threshold in THRESHOLDS
+        for threshold, tolerance in rules
     }
     judged = leave_one_group_out(scores, {run["task"]: SUITE[run["task"]].group for run in runs})
     lines += [
@@ -102,13 +109,14 @@ def page(arguments: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def outcome(run: dict[str, Any], threshold: float, steps: int) -> Outcome:
+def outcome(run: dict[str, Any], threshold: float, steps: int, tolerance: float) -> Outcome:
     """Return what a rule does to a run.
 
     Args:
         run: a line of the forks.
         threshold: of the directness at the fork, above which higher LRs are tried.
         steps: of a probe, at whose end two branches are compared.
+        tolerance: see :class:`Research`; below zero, by how much the higher LR must win.
     """
     branches = {int(octaves): branch for octaves, branch in run["branches"].items()}
     ends = {octaves: lowest_loss(branch) for octaves, branch in branches.items()}
@@ -119,7 +127,7 @@ def outcome(run: dict[str, Any], threshold: float, steps: int) -> Outcome:
         now, higher = (dict(branches[raises + up]["losses"]).get(steps) for up in (0, 1))
         if now is None or higher is None:
             break
-        if not is_lower(higher, now, run["initial"], Research().hysteresis):
+        if not is_lower(higher, now, run["initial"], -tolerance):
             break
         raises += 1
     return Outcome(ends[raises] / min(ends.values()) - 1, cost, raises)

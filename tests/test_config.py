@@ -152,6 +152,7 @@ def test_parts_must_agree(build, message):
             lambda: Research(least_directness=-1),
             r"Research.least_directness=-1 must be finite and not negative",
         ),
+        (lambda: Research(tolerance=1), r"Research.tolerance=1 must lie in \[0, 1\)"),
         (lambda: Research(hysteresis=-1), r"Research.hysteresis=-1 must lie in \[0, 1\)"),
         (lambda: GaussianProcess(probes=0), r"GaussianProcess.probes=0 must be an integer of at"),
         (
@@ -413,6 +414,7 @@ def test_stored_settings_are_plain_and_tagged():
             "type": "Research",
             "factor": 2.0,
             "least_directness": 1.2,
+            "tolerance": 0.02,
             "hysteresis": 0.002,
         },
     }

@@ -27,7 +27,7 @@ from ray_autolrs.comparison.plain_training import EVALUATIONS, train_plain
 from ray_autolrs.comparison.record import RunRecord
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 
-OURS_VERSION = 4
+OURS_VERSION = 5
 """Of our method's code: raise it when the search, the average or the warm-up does otherwise."""
 
 LRs = tuple[float | None, ...]

@@ -29,14 +29,15 @@ def fork(directness, ends, after_100):
     [
         (1.3, (2.0, 1.9, 1.8), 2),
         (1.3, (2.0, 1.9, 1.95), 1),
-        (1.3, (2.0, 1.999, 1.5), 0),  # within the hysteresis
+        (1.3, (2.0, 2.01, 1.95), 2),  # within the tolerance
+        (1.3, (2.0, 2.03, 1.5), 0),
         (1.1, (2.0, 1.9, 1.8), 0),
         (None, (2.0, 1.9, 1.8), 0),
     ],
 )
 def test_a_rule_raises_while_the_higher_branch_is_lower(directness, after_100, raises):
     ends = (1.2, 1.1, 1.0)
-    found = raise_rule.outcome(fork(directness, ends, after_100), 1.2, 100)
+    found = raise_rule.outcome(fork(directness, ends, after_100), 1.2, 100, 0.02)
     assert found.raises == raises
     assert found.regret == pytest.approx(ends[raises] / 1.0 - 1)
     looks = 0 if directness != 1.3 else min(2, raises + 1)

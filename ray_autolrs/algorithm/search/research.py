@@ -15,9 +15,10 @@ is too low they still go straight.
 
 So at the start of RESEARCHED_STAGE, where d > ``least_directness``, probes begin from the stage's
 snapshot: one at η, which the stage goes on from if it wins, so that it costs nothing, and one at
-factor · η. A higher LR wins if its Z is lower than that of the one before by more than
-``hysteresis`` times the smaller of that Z and of what has been gained, L_0 - Z; while it wins, the
-next higher one is tried. The same is done at the next stages as long as η moves. An LR that was
+factor · η. A raise first costs and then gains, so that a higher LR wins unless its Z lies above
+that of the one before by ``tolerance`` times the smaller of that Z and of what has been gained,
+L_0 - Z; while it wins, the next higher one is tried. At the next stages, as long as η moves, the
+same is done, but there a higher LR must lie below by ``hysteresis`` times as much. An LR that was
 lowered because another diverged is tried against a higher one whatever d is
 (:mod:`ray_autolrs.algorithm.search.recovery`).
 
@@ -57,17 +58,16 @@ MOST_RAISES = 3
 SMALLEST_FACTOR = 1.5
 """The interval's end may be nearer than ``factor``; what is nearer than this is not tried."""
 
-MOST_PROBE_STEPS = 150
-"""Most steps of a probe, as long as that is not less than LEAST_PROBE_FRACTION of the run. A raise
-first costs and then gains: of 2300 steps, probes of 50, 100 and 150 leave regrets of 1.2, 0.9 and
-0.5%, those of 200 as much as 150 (``bench.raise_rule``)."""
+MOST_PROBE_STEPS = 115
+"""Most steps of a probe, as long as that is not less than LEAST_PROBE_FRACTION of the run. Those of
+100 of 2300 steps are as good as longer ones, and better than 50 (``bench.raise_rule``)."""
 
 SAMPLE_FACTOR = 3
 """Validation samples of a probe, as a multiple of those of the first search's, which are a third
 as long at 2300 steps: what two LRs differ by, 1% to 5% of the loss, is one to three standard
 errors on 512 samples (``bench.lr_forks``'s tasks). Ours."""
 
-PROBE_FRACTION = 0.065
+PROBE_FRACTION = 0.05
 LEAST_PROBE_FRACTION = 0.025
 
 
@@ -86,9 +86,12 @@ class Research:
     """How direct the way of the weights must have been for a higher LR to be tried; the square
     root of the steps is the most that it can be. 0 always tries one. Ours (measured)."""
 
+    tolerance: float = 0.02
+    """Part of the loss, or of the loss gained if that is less, by which a higher LR may lie above
+    the one before where LRs are tried again for the first time. Ours (measured)."""
+
     hysteresis: float = 0.002
-    """Part of the loss, or of the loss gained if that is less, by which a higher LR must win.
-    Ours."""
+    """Likewise, by which a higher LR must lie below at the stages after that. Ours."""
 
     def __post_init__(self) -> None:
         rule = f"must be a number of at least {SMALLEST_FACTOR}"
@@ -96,8 +99,9 @@ class Research:
         check(self, "factor", holds, rule)
         holds = is_number(self.least_directness) and self.least_directness >= 0
         check(self, "least_directness", holds, "must be finite and not negative")
-        holds = is_number(self.hysteresis) and 0 <= self.hysteresis < 1
-        check(self, "hysteresis", holds, "must lie in [0, 1)")
+        for name in ("tolerance", "hysteresis"):
+            value = getattr(self, name)
+            check(self, name, is_number(value) and 0 <= value < 1, "must lie in [0, 1)")
 
     def suggest(
         self,
@@ -166,28 +170,32 @@ class Research:
         One need not win clearly where the LR in use is lower because another diverged.
         """
         won = 0
-        hysteresis = 0.0 if _looks_higher(context) else self.hysteresis
+        is_first = context.stage.number == RESEARCHED_STAGE and not context.diverged
+        margin = -self.tolerance if is_first else self.hysteresis
+        if _looks_higher(context):
+            margin = 0.0
         for place in range(1, len(results)):
             before, other = results[place - 1].forecast, results[place].forecast
             if before is None or other is None:
                 break
-            if not is_lower(other.loss, before.loss, context.initial_loss, hysteresis):
+            if not is_lower(other.loss, before.loss, context.initial_loss, margin):
                 break
             won = place
         return won
 
 
-def is_lower(loss: float, before: float, initial_loss: float, hysteresis: float) -> bool:
+def is_lower(loss: float, before: float, initial_loss: float, margin: float) -> bool:
     """Return whether a loss is lower than another by enough.
 
     Args:
         loss: what is to be lower.
         before: than this one.
         initial_loss: of the run.
-        hysteresis: see :class:`Research`.
+        margin: part of the smaller of ``before`` and of what it has gained, by which it must be
+            lower; below zero, by which it may be higher.
     """
     gained = max(0.0, initial_loss - before)
-    return before - loss > hysteresis * min(gained, abs(before))
+    return before - loss > margin * min(gained, abs(before))
 
 
 def probe_steps(total_steps: int | None, stage: Stage) -> int:
@@ -195,7 +203,7 @@ def probe_steps(total_steps: int | None, stage: Stage) -> int:
 
     >>> stage = Stage(3, first_step=180, steps=600)
     >>> [probe_steps(total, stage) for total in (1000, 2300, 20_000)]
-    [65, 150, 500]
+    [50, 115, 500]
     """
     run_steps = total_steps or 2 * stage.first_step
     steps = min(round(PROBE_FRACTION * run_steps), MOST_PROBE_STEPS)

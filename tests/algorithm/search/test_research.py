@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -109,8 +108,8 @@ def asked_by(losses, search=SEARCH, directness=STRAIGHT):
         ([None, 1.0], 2, None),  # an LR that diverged is not applied
         ([1.0, 0.9, 0.95], 3, 1),
         ([1.0, 0.9, 0.8, 0.7], 4, 3),  # MOST_RAISES
-        ([1.0, 0.999], 2, 0),  # within the hysteresis
-        ([1.0, 0.997, 1.0], 3, 1),
+        ([1.0, 1.01, 1.04], 3, 1),  # within the tolerance, and beyond it
+        ([1.0, 1.021], 2, 0),
     ],
 )
 def test_lrs_are_raised_while_the_higher_one_wins(losses, tried, won):
@@ -136,13 +135,19 @@ def test_the_first_two_may_run_at_once_and_the_third_waits_for_them():
     assert SEARCH.suggest(context, (result(0, NOW, 1.0),), (2 * NOW,)) is None
 
 
-def test_hysteresis_is_a_part_of_the_loss_or_of_what_was_gained_if_that_is_less():
-    for initial_loss, loss in ((3.0, 1.0), (101.0, 1.0), (2.0, 1.0)):
-        context = dataclasses.replace(context_of(STRAIGHT), initial_loss=initial_loss)
-        margin = RESEARCH.hysteresis * min(loss, initial_loss - loss)
-        for part, won in ((1.1, 1), (0.9, 0)):
-            told = [result(0, NOW, loss), result(1, 2 * NOW, loss - part * margin)]
-            assert RESEARCH.winner(context, told) == won
+@pytest.mark.parametrize(
+    ("stage", "margin"),
+    [(RESEARCHED_STAGE, -RESEARCH.tolerance), (RESEARCHED_STAGE + 1, RESEARCH.hysteresis)],
+)
+@pytest.mark.parametrize("initial_loss", [3.0, 101.0, 1.5])
+def test_a_margin_is_a_part_of_the_loss_or_of_what_was_gained_if_that_is_less(
+    stage, margin, initial_loss
+):
+    context = context_of(STRAIGHT, stage=stage, moved=True, initial_loss=initial_loss)
+    needed = margin * min(1.0, initial_loss - 1.0)
+    for off, won in ((1e-6, 1), (-1e-6, 0)):
+        told = [result(0, NOW, 1.0), result(1, 2 * NOW, 1.0 - needed - off)]
+        assert RESEARCH.winner(context, told) == won
 
 
 def test_a_stage_that_was_not_probed_goes_on():
@@ -160,9 +165,9 @@ def test_the_probe_of_the_lr_in_use_is_the_first_whatever_its_last_bit():
 @pytest.mark.parametrize(
     ("total_steps", "stage", "steps"),
     [
-        (1000, Stage(3, 180, 240), 65),
+        (1000, Stage(3, 180, 240), 50),
         (1000, Stage(5, 670, 7), 7),  # they fit into the stage
-        (None, Stage(3, 400, 400), 52),
+        (None, Stage(3, 400, 400), 40),
     ],
 )
 def test_steps_of_a_probe(total_steps, stage, steps):
