@@ -32,6 +32,8 @@ def draw_tried_lrs(axes: Axes, tried: Sequence[tuple[float, float]], found: floa
         tried: LRs, and the loss that each promised: NaN where it diverged.
         found: the LR; None before.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     judged = sorted((lr, loss) for lr, loss in tried if math.isfinite(loss))
     axes.plot([lr for lr, _ in judged], [loss for _, loss in judged], marker="o", label="probes")
     for lr, loss in tried:
@@ -40,4 +42,8 @@ def draw_tried_lrs(axes: Axes, tried: Sequence[tuple[float, float]], found: floa
     if found is not None:
         axes.axvline(found, color="black", linestyle="--", label=f"found: {found:.3g}")
     axes.set(xlabel="learning rate", ylabel="loss", xscale="log")
+    # Less than two decades would else have a label at each minor tick, one over the other.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend()

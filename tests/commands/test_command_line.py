@@ -178,11 +178,7 @@ def test_completion_for_shells(capsys):
     assert checked.returncode == 0
 
 
-def test_demo_runs_the_job_by_the_default_method(tmp_path, capsys):
-    words = ["demo", "--num-workers", "0", "--total-steps", "60", "--storage-path", str(tmp_path)]
-    assert main(words) == OK
-    assert "test accuracy: 0." in capsys.readouterr().out
-    assert settings_of(tmp_path / "quickstart")["search"]["type"] == "Bracket"
+def test_folder_of_the_jobs(capsys):
     assert main(["jobs"]) == OK
     assert Path(capsys.readouterr().out.strip()) == Path(ray_autolrs.__file__).parents[1] / "jobs"
 

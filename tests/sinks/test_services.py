@@ -38,7 +38,7 @@ APPLIED = {
 
 def sink_of_page(service):
     """The sink that the page's block for a service makes."""
-    (code,) = re.findall(rf"```python {service}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = re.findall(rf'```python title="{service}"\n(.*?)```', PAGE.read_text(), re.DOTALL)
     made: dict[str, object] = {}
     exec(code, made)
     return made["sink"]
