@@ -113,6 +113,9 @@ def test_site_has_every_page_and_shows_its_code(site):
     for path in site.rglob("*.html"):
         text = path.read_text()
         assert "```" not in text, f"{path}: a block of code was not understood"
+        for paragraph in re.findall(r"<p>(.*?)</p>", text, re.DOTALL):
+            lost = re.search(r"^\s*(- |\d+\. |\| ).*", paragraph, re.MULTILINE)
+            assert lost is None, f"{path}: no list or table begins here: {lost}"
     assert not list(site.rglob("*.py"))
 
 
