@@ -71,7 +71,7 @@ def test_make_targets(target):
         "demo": ".venv/bin/python jobs/quickstart.py",
         "test": ".venv/bin/python -m pytest",
         "docs": ".venv/bin/mkdocs build",
-        "bench": ".venv/bin/python -m bench.snapshot_store",
+        "bench": ".venv/bin/python -m bench.",
     }
     assert planned.splitlines()[-1].startswith(last[target])
     assert "pip install" in planned or (ROOT / ".venv").exists()
