@@ -70,20 +70,20 @@ class _Countdown:
         self._begin()
 
     def _begin(self) -> None:
-        number = self._moment.next_one()
-        self.left = 0 if number is None else self._moment.counts[number]
+        self._number = self._moment.next_one()
+        self.left = 0 if self._number is None else self._moment.counts[self._number]
 
     def __call__(self) -> None:
         if self._is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.left -= 1
-        number = self._moment.next_one()
-        if self.left != 0 or number is None:
+        if self.left != 0 or self._number is None:
             return
         try:
-            (self._moment.folder / f"{HAPPENED}-{number}").touch(exist_ok=False)
-        except FileExistsError:
-            return  # Another worker was faster.
+            (self._moment.folder / f"{HAPPENED}-{self._number}").touch(exist_ok=False)
+        except FileExistsError:  # Another worker was faster.
+            self._begin()
+            return
         self._begin()
         if self._moment.what == DEAD:
             raise OSError(errno.EIO, "Input/output error")
