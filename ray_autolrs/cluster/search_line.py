@@ -17,6 +17,30 @@ ANSWER_TIMEOUT_S = 600.0
 """Longest wait for the search actor's answer. It needs under a second; a restart, some more."""
 
 
+def answer(
+    reference: ray.ObjectRef[Any],
+    who: str = "the search actor",
+    timeout_s: float = ANSWER_TIMEOUT_S,
+) -> Any:
+    """Wait for an answer.
+
+    Args:
+        reference: to it.
+        who: is to answer, for the error.
+        timeout_s: longest wait.
+
+    Raises:
+        TimeoutError: there was none.
+    """
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError as error:
+        raise TimeoutError(
+            f"{who} did not answer in {timeout_s:g} s; see its log in Ray's dashboard and the "
+            "state of its node"
+        ) from error
+
+
 class SearchLine(Protocol):
     """What the training workers call of a search actor, which may be in another process."""
 
@@ -56,15 +80,15 @@ class RemoteSearch:
 
     def exchange(self, event: Event | None) -> Command:
         """Tell an event, and wait for the next command."""
-        return cast("Command", _answer(self._actor.exchange.remote(event)))
+        return cast("Command", answer(self._actor.exchange.remote(event)))
 
     def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
         """Tell what a lane has run, and wait for its next probe."""
-        return cast("Assignment", _answer(self._actor.pull.remote(lane, told, stays=stays)))
+        return cast("Assignment", answer(self._actor.pull.remote(lane, told, stays=stays)))
 
     def waiting_lanes(self, stage: int) -> int:
         """Ask how many lanes waited for a probe when the stage's search began."""
-        return cast("int", _answer(self._actor.waiting_lanes.remote(stage)))
+        return cast("int", answer(self._actor.waiting_lanes.remote(stage)))
 
     def heartbeat(self, steps_done: int, loss: float) -> bool:
         """Tell the progress, and return an earlier one's answer: this one's is not waited for."""
@@ -87,19 +111,8 @@ class RemoteSearch:
 
     def finish(self) -> None:
         """Tell that a run without a known end is to end."""
-        _answer(self._actor.finish.remote())
+        answer(self._actor.finish.remote())
 
     def poll(self, first_record: int) -> tuple[list[Record], Status]:
         """Ask for what is new in the log, and what is going on."""
-        answer = _answer(self._actor.poll.remote(first_record))
-        return cast("tuple[list[Record], Status]", answer)
-
-
-def _answer(reference: ray.ObjectRef[Any]) -> Any:
-    try:
-        return ray.get(reference, timeout=ANSWER_TIMEOUT_S)
-    except ray.exceptions.GetTimeoutError as error:
-        raise TimeoutError(
-            f"the search actor did not answer in {ANSWER_TIMEOUT_S:g} s; see its log in Ray's "
-            "dashboard and the state of its node"
-        ) from error
+        return cast("tuple[list[Record], Status]", answer(self._actor.poll.remote(first_record)))

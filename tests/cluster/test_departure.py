@@ -24,7 +24,7 @@ from ray_autolrs.cluster.run_folder import RunFolder
 from tests.cluster.tiny_runs import TinyTask, assert_same_run
 
 
-class Told(Exception):
+class ToldError(Exception):
     """What this process did at SIGTERM before a run came along."""
 
 
@@ -40,16 +40,21 @@ class Terminated(TinyTask):
 
 
 @pytest.fixture(autouse=True)
-def _own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """SIGTERM raises ``Told``; waits are short."""
+def own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """SIGTERM raises ``ToldError``; waits are short."""
 
     def tell(number: int, frame: Any) -> None:
-        raise Told
+        raise ToldError
 
     monkeypatch.setattr(departure, "POLL_S", 0.01)
     before = signal.signal(signal.SIGTERM, tell)
     yield tell
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(str(tmp_path), "run")
 
 
 def trainer(storage: Path, task: TinyTask) -> AutoLRSTrainer:
@@ -66,12 +71,12 @@ def trainer(storage: Path, task: TinyTask) -> AutoLRSTrainer:
     )
 
 
-def test_sigterm_stores_the_state_and_then_does_what_it_did(tmp_path, _own_handler):
+def test_sigterm_stores_the_state_and_then_does_what_it_did(tmp_path, own_handler):
     expected_task, told = TinyTask(), Terminated(breaks_after=110)
     expected = trainer(tmp_path / "left alone", expected_task).fit()
-    with pytest.raises(Told):
+    with pytest.raises(ToldError):
         trainer(tmp_path, told).fit()
-    assert signal.getsignal(signal.SIGTERM) is _own_handler
+    assert signal.getsignal(signal.SIGTERM) is own_handler
     assert not {thread.name for thread in threading.enumerate()} & {"autolrs-departure"}
     (name,) = stored_on_notice(RunFolder(str(tmp_path), "run"))[-1:]
     stored = json.loads((tmp_path / "run" / name / "manifest.json").read_text())
@@ -84,50 +89,46 @@ def test_sigterm_stores_the_state_and_then_does_what_it_did(tmp_path, _own_handl
     assert told.steps + resumed.steps - expected_task.steps < 30
 
 
-def test_a_process_whose_state_cannot_be_stored_ends_after_its_grace(tmp_path, monkeypatch):
+def told_to_end(folder: RunFolder, ask: Callable[[], None], *waits_s: float) -> None:
+    """Get SIGTERM, again after each wait but the last, with nobody who stores anything."""
+    with stored_before_sigterm(folder, ask):
+        for wait_s in waits_s:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(wait_s)
+
+
+def test_a_process_whose_state_cannot_be_stored_ends_after_its_grace(folder, monkeypatch):
     monkeypatch.setattr(departure, "GRACE_S", 0.1)
     asked: list[int] = []
     started_s = time.monotonic()
-    with (
-        pytest.raises(Told),
-        stored_before_sigterm(RunFolder(str(tmp_path), "run"), lambda: asked.append(1)),
-    ):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(20)
+    with pytest.raises(ToldError):
+        told_to_end(folder, lambda: asked.append(1), 20)
     assert 0.1 <= time.monotonic() - started_s < 10
     assert asked == [1]
 
 
-def test_a_search_actor_that_is_gone_keeps_nobody(tmp_path):
+def test_a_search_actor_that_is_gone_keeps_nobody(folder):
     def gone() -> None:
         raise TimeoutError("no answer")
 
-    with (
-        pytest.raises(Told),
-        stored_before_sigterm(RunFolder(str(tmp_path), "run"), gone),
-    ):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(20)
+    with pytest.raises(ToldError):
+        told_to_end(folder, gone, 20)
 
 
-def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
-    with pytest.raises(Told), stored_before_sigterm(RunFolder(str(tmp_path), "run"), lambda: None):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(20)
+def test_a_second_signal_does_not_wait(folder):
+    with pytest.raises(ToldError):
+        told_to_end(folder, lambda: None, 0.05, 20)
 
 
-def test_a_run_that_ends_first_leaves_the_signal_to_the_former_handler(tmp_path, _own_handler):
-    with pytest.raises(Told), stored_before_sigterm(RunFolder(str(tmp_path), "run"), lambda: None):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.05)
-    assert signal.getsignal(signal.SIGTERM) is _own_handler
+def test_a_run_that_ends_first_leaves_the_signal_to_the_former_handler(folder, own_handler):
+    with pytest.raises(ToldError):
+        told_to_end(folder, lambda: None, 0.05)
+    assert signal.getsignal(signal.SIGTERM) is own_handler
 
 
-def test_a_process_that_ignores_the_signal_still_does(tmp_path):
+def test_a_process_that_ignores_the_signal_still_does(folder):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    listener = StoredFirst(RunFolder(str(tmp_path), "run"), lambda: None)
+    listener = StoredFirst(folder, lambda: None)
     listener.install()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     listener.remove()
