@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import tempfile
 import time
@@ -75,41 +76,49 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each run that is not known."""
     runner = on_ray if arguments.on_ray else in_process
-    kinds = [
-        (place, what)
-        for place, what in runner.KINDS
-        if place in (arguments.place or [place]) and what in (arguments.what or [what])
+    names = [
+        name
+        for name in _names(arguments, runner.KINDS)
+        if not any(name.items() <= row.items() for row in known)
     ]
+    if not names:
+        return
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary, runner.runs(arguments) as run:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(exist_ok=True)
         alone = run(folder / "alone", Case("alone", ""))
         assert alone.is_whole, f"the run that is left alone did not end; see {folder}/alone/output"
-        for number in range(-(-arguments.kills // arguments.each)):
-            place, what = kinds[number % len(kinds)]
-            name = {
-                "on_ray": arguments.on_ray,
-                "config": arguments.config,
-                "place": place,
-                "what": what,
-                "seed": arguments.seed + number // len(kinds),
-                "each": arguments.each,
-            }
-            if any(name.items() <= row.items() for row in known):
-                continue
+        for number, name in enumerate(names):
+            place, what = name["place"], name["what"]
             generator = random.Random(repr(name))
             calls = alone.calls.get(place, alone.calls["probe"]) // arguments.each
             counts = tuple(generator.randint(1, max(1, calls)) for _ in range(arguments.each))
             started_s = time.monotonic()
             found = run(folder / f"{number}", Case(place, what, counts)).against(alone)
             wall_s = round(time.monotonic() - started_s, 1)
-            yield {
-                **name,
-                "counts": counts,
-                **found,
-                "wall_s": wall_s,
-                "commit": measurement.commit(),
-            }
+            told = {"wall_s": wall_s, "commit": measurement.commit()}
+            yield {**name, "counts": counts, **found, **told}
+
+
+def _names(
+    arguments: argparse.Namespace, kinds: Sequence[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield what tells each run that is asked for from all others."""
+    chosen = [
+        (place, what)
+        for place, what in kinds
+        if place in (arguments.place or [place]) and what in (arguments.what or [what])
+    ]
+    for number in range(math.ceil(arguments.kills / arguments.each)):
+        place, what = chosen[number % len(chosen)]
+        yield {
+            "on_ray": arguments.on_ray,
+            "config": arguments.config,
+            "place": place,
+            "what": what,
+            "seed": arguments.seed + number // len(chosen),
+            "each": arguments.each,
+        }
 
 
 if __name__ == "__main__":
