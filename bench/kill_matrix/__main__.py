@@ -56,16 +56,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="of the runs, which stay there")
     arguments = parser.parse_args(argv)
     file = measurement.RESULTS_FOLDER / "kill_matrix.jsonl"
+    known = read(file)
     if not arguments.table:
         with file.open("a", encoding="utf-8") as lines:
-            for row in rows(arguments, made(file)):
+            for row in rows(arguments, known):
                 print(row, flush=True)
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
-    print(table(made(file)))
+    print(table(read(file)))
 
 
-def made(file: Path) -> list[dict[str, Any]]:
+def read(file: Path) -> list[dict[str, Any]]:
     """Return the runs that were made."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [json.loads(line) for line in lines]

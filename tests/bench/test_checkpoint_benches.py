@@ -9,6 +9,8 @@ import pytest
 
 from bench import checkpoint_pause, measurement
 from bench.kill_matrix.__main__ import main as kill
+from bench.kill_matrix.__main__ import read
+from bench.kill_matrix.table import table
 
 
 @pytest.fixture
@@ -45,3 +47,10 @@ def test_a_run_that_is_killed_in_its_steps_a_file_and_its_log_ends_at_the_same_b
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 2 + len(places)
     assert told[2].startswith("| SIGKILL in probe | one process | 1 |")
+
+
+def test_the_page_has_the_table_of_all_runs_that_were_killed() -> None:
+    root = Path(__file__).parents[2]
+    runs = read(root / "bench" / "results" / "kill_matrix.jsonl")
+    assert table(runs) in (root / "docs" / "faults.md").read_text(encoding="utf-8")
+    assert sum(run["kills"] for run in runs) > 0

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOLD_IN = [
     ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "bench").glob("*.md")),
     *sorted((ROOT / "bench").rglob("*.py")),
 ]
