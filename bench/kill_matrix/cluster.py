@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
+from ray._common.network_utils import find_free_port
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 
@@ -47,7 +48,9 @@ class Nodes:
     """A head node, where drivers and search actors are, and two more for workers."""
 
     def __init__(self, temporary: str) -> None:
-        head = {"num_cpus": 6, "include_dashboard": False, "temp_dir": temporary}
+        # A port is bound for a dashboard that is not started, and another Ray may have the usual one.
+        port = {"dashboard_port": find_free_port()}
+        head = {"num_cpus": 6, "include_dashboard": False, "temp_dir": temporary, **port}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.gcs_address
 

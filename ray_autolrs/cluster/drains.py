@@ -19,7 +19,7 @@ class DrainWatch(Background):
     """Looks whether one of some nodes is about to be taken away.
 
     Args:
-        nodes: hex identifiers of them.
+        nodes: hex identifiers of them; without any it ends at once.
     """
 
     def __init__(self, nodes: Collection[str]) -> None:
@@ -32,7 +32,7 @@ class DrainWatch(Background):
         return self._draining
 
     def _work(self) -> None:
-        while not self._stop.wait(POLL_S):
+        while self._nodes and not self._stop.wait(POLL_S):
             going = self._nodes & draining_nodes().keys()
             if going and not self._draining:
                 logger.warning("Ray drains the nodes %s: the state is stored", sorted(going))

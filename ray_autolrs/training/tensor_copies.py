@@ -33,6 +33,4 @@ def to_host(tensor: Tensor, reuse: Any) -> Tensor:
 
 def _fits(tensor: Tensor, reuse: Any) -> bool:
     # A copy of hundreds of tensors holds training up: no tuples are made to compare them.
-    return (
-        isinstance(reuse, Tensor) and reuse.dtype == tensor.dtype and reuse.shape == tensor.shape
-    )
+    return isinstance(reuse, Tensor) and reuse.dtype == tensor.dtype and reuse.shape == tensor.shape
