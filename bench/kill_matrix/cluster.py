@@ -48,7 +48,7 @@ class Nodes:
     """A head node, where drivers and search actors are, and two more for workers."""
 
     def __init__(self, temporary: str) -> None:
-        # A port is bound for a dashboard that is not started, and another Ray may have the usual one.
+        # A port is bound for a dashboard that is not started; another Ray may have the usual one.
         port = {"dashboard_port": find_free_port()}
         head = {"num_cpus": 6, "include_dashboard": False, "temp_dir": temporary, **port}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)

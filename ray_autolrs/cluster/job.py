@@ -244,7 +244,8 @@ def _measured(task: TrainingTask, config: AutoLRSConfig, scaling: ScalingConfig)
 
     # One call for each process: it leaves the GPU's memory when it ends.
     remote = ray.remote(num_cpus=1, num_gpus=1 if scaling.use_gpu else 0, max_calls=1)(measure)
-    who = f"the measurement of a step, which needs a CPU{' and a GPU' * scaling.use_gpu}"
+    needs = "a CPU and a GPU" if scaling.use_gpu else "a CPU"
+    who = f"the measurement of a step, which needs a node with {needs}"
     timing: StepTiming = answer(remote.remote(), who, MEASURE_TIMEOUT_S)
     return timing
 

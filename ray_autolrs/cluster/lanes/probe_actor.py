@@ -44,8 +44,8 @@ class ProbeActor:
         """
         told: ProbeDone | None = None
         while True:
-            reference = search.pull.remote(self._name, told, stays=True)
-            assignment = cast("Assignment", answer(reference))
+            pulled: Any = search.pull.remote(self._name, told, stays=True)
+            assignment = cast("Assignment", answer(pulled))
             told = None
             match assignment:
                 case Probe() if self._load(assignment.segment.first_step, shelf):
