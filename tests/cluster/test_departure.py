@@ -24,6 +24,10 @@ from ray_autolrs.cluster.run_folder import RunFolder
 from tests.cluster.tiny_runs import TinyTask, assert_same_run
 
 
+SIGNAL_AFTER = 80
+"""Training steps: the search is over by then, and the applied stage has begun."""
+
+
 class ToldError(Exception):
     """What this process did at SIGTERM before a run came along."""
 
@@ -72,7 +76,7 @@ def trainer(storage: Path, task: TinyTask) -> AutoLRSTrainer:
 
 
 def test_sigterm_stores_the_state_and_then_does_what_it_did(tmp_path, own_handler):
-    expected_task, told = TinyTask(), Terminated(breaks_after=110)
+    expected_task, told = TinyTask(), Terminated(breaks_after=SIGNAL_AFTER)
     expected = trainer(tmp_path / "left alone", expected_task).fit()
     with pytest.raises(ToldError):
         trainer(tmp_path, told).fit()
@@ -81,12 +85,11 @@ def test_sigterm_stores_the_state_and_then_does_what_it_did(tmp_path, own_handle
     (name,) = stored_on_notice(RunFolder(str(tmp_path), "run"))[-1:]
     stored = json.loads((tmp_path / "run" / name / "manifest.json").read_text())
     assert stored[ON_NOTICE] is True
-    assert stored["step"] + stored["done_steps"] > 0
     resumed = TinyTask()
     result = trainer(tmp_path, resumed).fit()
     assert_same_run(result, expected)
-    # A look after the signal at most, the write, and the two of the first loss's check.
-    assert told.steps + resumed.steps - expected_task.steps < 30
+    # None that was taken before the signal is taken again; the first loss may be checked again.
+    assert resumed.steps <= expected_task.steps - SIGNAL_AFTER + 2
 
 
 def told_to_end(folder: RunFolder, ask: Callable[[], None], *waits_s: float) -> None:
