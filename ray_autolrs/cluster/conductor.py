@@ -53,6 +53,16 @@ from ray_autolrs.training.collectives import ProcessGroup, Solo
 logger = logging.getLogger(__name__)
 
 HEALTH_CHECK_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+
+TRAIN_VARIABLES = {
+    # Each report waits for the controller's next look at its workers: by default every 2 s.
+    HEALTH_CHECK_VARIABLE: "0.2",
+    # Workers that are not there in time are ended and started again, without end. Where machines
+    # are so busy that a process takes longer than the default minute, a run would never begin.
+    START_TIMEOUT_VARIABLE: "300",
+}
+"""Of Ray Train's controller."""
 
 
 def run_on_ray(
@@ -113,7 +123,8 @@ def run_on_ray(
     feed = SinkFeed(search.poll, config.total_steps, told)
     try:
         departure = stored_before_sigterm(folder, search.store_soon)
-        with departure, choice.lane.beside_workers(run) as lane, relay, feed, _prompt_reports():
+        beside = choice.lane.beside_workers(run)
+        with departure, beside as lane, relay, feed, _ray_train_variables():
             ray.train.torch.TorchTrainer(
                 _train_worker,
                 train_loop_config=settings | {"lane": lane},
@@ -130,20 +141,18 @@ def run_on_ray(
 
 
 @contextlib.contextmanager
-def _prompt_reports() -> Iterator[None]:
-    """Let Ray Train's controller look at its workers often, unless the user has said how often.
+def _ray_train_variables() -> Iterator[None]:
+    """Set what Ray Train's controller has no other way to be told, unless the user has set it.
 
-    Each report waits for its next look, and they are 2 s apart by default. The controller has no
-    other way to be told than an environment variable, which is read when it starts.
+    It reads them when it starts, and they are taken away afterwards.
     """
-    if HEALTH_CHECK_VARIABLE in os.environ:
-        yield
-        return
-    os.environ[HEALTH_CHECK_VARIABLE] = "0.2"
+    ours = {name: value for name, value in TRAIN_VARIABLES.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.pop(HEALTH_CHECK_VARIABLE, None)
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _choose_lanes(

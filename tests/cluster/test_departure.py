@@ -23,7 +23,6 @@ from ray_autolrs.cluster.drains import DrainWatch, draining_nodes
 from ray_autolrs.cluster.run_folder import RunFolder
 from tests.cluster.tiny_runs import TinyTask, assert_same_run
 
-
 SIGNAL_AFTER = 80
 """Training steps: the search is over by then, and the applied stage has begun."""
 
