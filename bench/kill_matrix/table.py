@@ -22,15 +22,15 @@ def _order(item: tuple[tuple[bool, str, str], Any]) -> bool:
 
 
 def _row(on_ray: bool, what: str, place: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    killed = [run for run in runs if run["kills"] > 0]
+    killed, ended = [r for r in runs if r["kills"] > 0], [r for r in runs if not r["hung"]]
     return {
         "kind": f"{what} in {place}" if what.isupper() else f"{place}: {what}",
         "on": "Ray" if on_ray else "one process",
         "runs": len(runs),
         "kills": sum(run["kills"] for run in runs),
         "hung": sum(run["hung"] for run in runs),
-        "other bits": sum(not run["same_bits"] for run in runs),
-        "probes": sum(not run["same_probes"] for run in runs),
+        "other bits": sum(not run["same_bits"] for run in ended),
+        "probes": sum(not run["same_probes"] for run in ended),
         "steps again": _most(killed, "steps_again"),
         "told": _most(killed, "told"),
     }
