@@ -4,73 +4,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import faulthandler
-import json
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
-from bench.kill_matrix.cases import Case, Outcome, outcome
-from bench.kill_matrix.moments import FULL, IN_PROCESS, Moment, count_calls
-from bench.kill_matrix.run import fit
+from bench.kill_matrix.cases import Case, Outcome, ends_in_time, outcome
+from bench.kill_matrix.forks import Driver
+from bench.kill_matrix.moments import DEAD, FULL, IN_PROCESS
 
 KINDS = [
     *((place, "SIGKILL") for place in IN_PROCESS),
     *((place, "SIGTERM") for place in ("probe", "apply", "write")),
     ("write", FULL),
+    ("write", DEAD),
 ]
 
-MOST_RUNS = 3
-"""The killed one, the one that goes on, and one more."""
+MORE_RUNS = 2
+"""After those that are killed: the one that goes on, and one more."""
 
 
 @contextlib.contextmanager
 def runs(arguments: argparse.Namespace) -> Iterator[Callable[[Path, Case], Outcome]]:
     """Give what makes a run, kills it, and lets it go on to its end."""
-    given = argparse.Namespace(
-        config=arguments.config, lanes="sequential", workers=0, max_failures=0
-    )
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
 
     def run(folder: Path, case: Case) -> Outcome:
         folder.mkdir()
-        moment = (
-            Moment(case.place, case.count, case.what, folder / "happened") if case.what else None
-        )
-        for _ in range(MOST_RUNS):
-            process = context.Process(target=_fit, args=(folder, given, moment))
-            process.start()
-            process.join(arguments.timeout_s)
-            if process.is_alive():
-                assert process.pid is not None
-                os.kill(process.pid, signal.SIGUSR2)  # writes its stacks
-                process.join(5)
-                process.kill()
+        given = {"kind": arguments.config}
+        for _ in range(len(case.counts) + MORE_RUNS):
+            process = Driver(folder, case, given)
+            if not ends_in_time(folder, process.is_alive, arguments.timeout_s, lambda: None):
+                process.end()
                 return outcome(folder, hung=True)
             if (folder / "outcome.json").exists():
                 break
-        calls = folder / "calls.json"
-        return outcome(folder, calls=json.loads(calls.read_text()) if calls.exists() else None)
+        return outcome(folder)
 
     yield run
-
-
-def _fit(folder: Path, arguments: argparse.Namespace, moment: Moment | None) -> None:
-    """Run in a fork, with its output in a file."""
-    torch.set_num_threads(1)
-    file = (folder / "output").open("a")
-    os.dup2(file.fileno(), sys.stdout.fileno())
-    os.dup2(file.fileno(), sys.stderr.fileno())
-    faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)
-    counts = count_calls() if moment is None else {}
-    fit(folder, arguments, moment)
-    if counts:
-        calls = {place: countdown.calls for place, countdown in counts.items()}
-        (folder / "calls.json").write_text(json.dumps(calls))

@@ -6,21 +6,14 @@ import argparse
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-import ray
-
-from bench.kill_matrix.cases import Case, Outcome, outcome
-from bench.kill_matrix.moments import IN_WORKER
+from bench.kill_matrix import cluster
+from bench.kill_matrix.cases import HAPPENED, Case, Outcome, ends_in_time, outcome
+from bench.kill_matrix.forks import Driver
+from bench.kill_matrix.moments import DEAD, FULL, IN_WORKER
 from bench.kill_matrix.run import NAME
-
-ROOT = Path(__file__).parents[2]
 
 PROCESSES = {
     "search actor": "ray::SearchActor",
@@ -30,84 +23,101 @@ PROCESSES = {
 """Titles of the processes that are killed from outside, once the log is long enough."""
 
 DRIVER = "driver"
+RAYLET = "raylet"
+DRAINED = "drained"
 
-LOG_LINES = 6
-"""Longest log, in lines, after which one of those is killed."""
+NOT_STARTED_AGAIN = "worker that Ray Train does not start again"
+"""As ``probe``, but with ``max_failures=0``: the run ends with an error, and goes on by name."""
 
 KINDS = [
-    *((place, "SIGKILL") for place in (*IN_WORKER, *PROCESSES, DRIVER)),
-    ("probe", "SIGKILL of a worker that nobody starts again"),
+    *((place, "SIGKILL") for place in (*IN_WORKER, NOT_STARTED_AGAIN, *PROCESSES, DRIVER, RAYLET)),
+    *((place, "SIGTERM") for place in ("probe", "apply", DRIVER)),
+    ("write", FULL),
+    ("write", DEAD),
+    (RAYLET, DRAINED),
 ]
 
-MOST_RUNS = 3
+LOG_LINES = 6
+"""Longest log, in lines, after which a process is killed from outside."""
+
+MORE_RUNS = 2
+DRAIN_S = 20.0
+"""From the notice until a node is taken away."""
 
 
 @contextlib.contextmanager
 def runs(arguments: argparse.Namespace) -> Iterator[Callable[[Path, Case], Outcome]]:
     """Start a cluster, and give what makes a run on it, kills it, and lets it go on."""
-    with tempfile.TemporaryDirectory(prefix="r-") as temporary:
-        environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            _temp_dir=temporary,
-            log_to_driver=False,
-            runtime_env=environment,
-        )
-        try:
-            yield lambda folder, case: _run(folder, case, arguments)
-        finally:
-            ray.shutdown()
+    with cluster.nodes() as nodes:
+        yield lambda folder, case: _run(folder, case, arguments, nodes)
 
 
-def _run(folder: Path, case: Case, arguments: argparse.Namespace) -> Outcome:
+def _run(folder: Path, case: Case, arguments: argparse.Namespace, nodes: cluster.Nodes) -> Outcome:
     folder.mkdir()
-    address = ray.get_runtime_context().gcs_address
-    is_restarted = case.what == "SIGKILL" and case.place != DRIVER
-    lanes = "actors" if case.place == "probe actor" else "sequential"
-    command = [sys.executable, "-m", "bench.kill_matrix.run", str(folder), "--address", address]
-    command += ["--workers", "2", "--config", arguments.config, "--lanes", lanes]
-    command += ["--max-failures", str(int(is_restarted))]
-    if case.place in IN_WORKER:
-        command += ["--moment", case.place, str(case.count), "SIGKILL"]
-    deadline_s = time.monotonic() + arguments.timeout_s
-    for _ in range(MOST_RUNS):
-        with (folder / "output").open("a") as output:
-            driver = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-        if case.what and case.place not in IN_WORKER and not (folder / "happened").exists():
-            _kill_from_outside(driver, folder, case, deadline_s)
-        try:
-            driver.wait(max(1.0, deadline_s - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            driver.kill()
-            driver.wait()
+    ends_driver = case.place in (DRIVER, "controller", NOT_STARTED_AGAIN)
+    given = {
+        "kind": arguments.config,
+        "workers": 2,
+        "lanes": "actors" if case.place == "probe actor" else "sequential",
+        "max_failures": 0 if ends_driver else len(case.counts),
+        "address": nodes.address,
+        "resources": None,
+    }
+    if case.place == RAYLET:
+        nodes.fill()
+        given["resources"] = {"CPU": 1, cluster.AWAY: 1}
+    in_worker = case
+    if case.place == NOT_STARTED_AGAIN:
+        in_worker = Case("probe", case.what, case.counts)
+    for _ in range(len(case.counts) + MORE_RUNS):
+        driver = Driver(folder, in_worker, given)
+        killer = _Killer(folder, case, driver, nodes)
+        if not ends_in_time(folder, driver.is_alive, arguments.timeout_s, killer.look):
+            driver.end()
             return outcome(folder, hung=True)
         if (folder / "outcome.json").exists():
             break
-    return outcome(folder, calls=dict.fromkeys(IN_WORKER, 150) | {"sync": 5, "copy": 10})
+    return outcome(folder)
 
 
-def _kill_from_outside(
-    driver: subprocess.Popen[bytes], folder: Path, case: Case, deadline_s: float
-) -> None:
-    """Kill a process of the run once its log has some lines, unless the run ends first."""
-    log, lines = folder / NAME / "events.jsonl", 3 + case.count % LOG_LINES
-    while driver.poll() is None and time.monotonic() < deadline_s:
-        if log.exists() and log.read_bytes().count(b"\n") >= lines:
-            pids = [driver.pid] if case.place == DRIVER else _pids(PROCESSES[case.place])
-            if pids:
-                (folder / "happened").touch()
-                os.kill(pids[-1], signal.SIGKILL)
-                return
-        time.sleep(0.02)
+class _Killer:
+    """Kills processes of a run from outside, each once the log has some lines more."""
 
+    def __init__(self, folder: Path, case: Case, driver: Driver, nodes: cluster.Nodes) -> None:
+        self._folder = folder
+        self._case = case
+        self._driver = driver
+        self._nodes = nodes
+        self._lines = self._log_lines()
 
-def _pids(title: str) -> list[int]:
-    """Return this cluster's processes with a title."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
-                found.append(process.pid)
-    return found
+    def look(self) -> None:
+        case = self._case
+        if not case.what or case.place in (*IN_WORKER, NOT_STARTED_AGAIN):
+            return
+        happened = len([*self._folder.glob(f"{HAPPENED}-*")])
+        if happened == len(case.counts):
+            return
+        lines = self._log_lines()
+        least = 3 + case.counts[happened] % LOG_LINES
+        if lines - self._lines >= least and self._kill():
+            (self._folder / f"{HAPPENED}-{happened}").touch()
+            self._lines = lines
+
+    def _kill(self) -> bool:
+        case = self._case
+        if case.place == RAYLET:
+            drains = case.what == DRAINED
+            return self._nodes.drain(DRAIN_S) if drains else self._nodes.kill_raylet()
+        number = signal.Signals[case.what]
+        if case.place == DRIVER:
+            self._driver.kill(number)
+            return True
+        found = cluster.pids(PROCESSES[case.place])
+        if found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found[-1], number)
+        return bool(found)
+
+    def _log_lines(self) -> int:
+        log = self._folder / NAME / "events.jsonl"
+        return log.read_bytes().count(b"\n") if log.exists() else 0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from bench.kill_matrix.moments import STEP_HOOKS, Moment
+from bench.kill_matrix.cases import Case
+from bench.kill_matrix.moments import IN_PROCESS, STEP_HOOKS, Moment, count_calls
+from bench.kill_matrix.stacks import write_stacks_when_asked
 from ray_autolrs import (
     AutoLRSConfig,
     AutoLRSTrainer,
@@ -39,20 +39,24 @@ class CountedTask(TrainingTask):
     """A network with batch normalisation and dropout on random data.
 
     Args:
-        counts: a file that gets a byte for each training step of rank 0, probes included.
-        moment: when a process of the run is killed, if one is.
+        folder: has a file that gets a byte for each training step, probes included.
+        case: how a process of the run is killed, if one is.
     """
 
     global_batch_size = 16
     micro_batch_size = 8
 
-    def __init__(self, counts: Path, moment: Moment | None) -> None:
-        self.counts = counts
-        self.moment = moment
+    def __init__(self, folder: Path, case: Case) -> None:
+        self.folder = folder
+        self.case = case
 
     def build_model(self) -> nn.Module:
-        if self.moment is not None:
-            self.moment.install()
+        if ray.is_initialized():  # a worker
+            write_stacks_when_asked(self.folder)
+        if not self.case.what:
+            count_calls(self.folder)
+        elif self.case.place in IN_PROCESS:
+            Moment(self.case.place, self.case.counts, self.case.what, self.folder).install()
         layers = (nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1))
         return nn.Sequential(*layers, nn.Linear(32, 4)).double()
 
@@ -72,7 +76,7 @@ class CountedTask(TrainingTask):
             for hook in STEP_HOOKS:
                 hook()
             time.sleep(STEP_S / 2)
-            with self.counts.open("ab") as file:
+            with (self.folder / "steps").open("ab") as file:
                 file.write(b".")
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
@@ -87,16 +91,40 @@ def config(kind: str, lanes: str) -> AutoLRSConfig:
     return AutoLRSConfig(total_steps=240, lr=(1e-3, 1.0), **values)
 
 
-def fit(folder: Path, arguments: argparse.Namespace, moment: Moment | None) -> None:
-    """Run to the end, and write what the run has left to ``folder/outcome.json``."""
+def fit(
+    folder: Path,
+    case: Case,
+    *,
+    kind: str,
+    workers: int = 0,
+    lanes: str = "sequential",
+    max_failures: int = 0,
+    resources: dict[str, float] | None = None,
+    address: str | None = None,
+) -> None:
+    """Run to the end, and write what the run has left to ``folder/outcome.json``.
+
+    Args:
+        folder: of the run, and of all that is noted of it.
+        case: its kills.
+        kind: of the settings: default or paper.
+        workers: 0 is without Ray.
+        lanes: who runs the probes.
+        max_failures: how often Ray Train starts lost workers again.
+        resources: what each worker takes.
+        address: Ray's.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if workers:
+        ray.init(address=address, log_to_driver=False)
     result = AutoLRSTrainer(
-        CountedTask(folder / "steps", moment),
-        config(arguments.config, arguments.lanes),
-        scaling_config=ScalingConfig(num_workers=arguments.workers),
+        CountedTask(folder, case),
+        config(kind, lanes),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker=resources),
         run_config=RunConfig(
             name=NAME,
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=arguments.max_failures),
+            failure_config=FailureConfig(max_failures=max_failures) if workers else None,
         ),
     ).fit()
     with result.checkpoint.as_directory() as path:
@@ -111,28 +139,3 @@ def fit(folder: Path, arguments: argparse.Namespace, moment: Moment | None) -> N
         "reused_steps": sum(e["reused_steps"] for e in result.events if e["kind"] == "apply"),
     }
     (folder / "outcome.json").write_text(json.dumps(outcome))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--config", default="default")
-    parser.add_argument("--lanes", default="sequential")
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--max-failures", type=int, default=0)
-    parser.add_argument("--address")
-    parser.add_argument("--moment", nargs=3, metavar=("PLACE", "COUNT", "WHAT"))
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    if arguments.workers:
-        ray.init(address=arguments.address, log_to_driver=False)
-    moment = None
-    if arguments.moment:
-        place, count, what = arguments.moment
-        moment = Moment(place, int(count), what, arguments.folder / "happened")
-    fit(arguments.folder, arguments, moment)
-
-
-if __name__ == "__main__":
-    main()

@@ -37,6 +37,9 @@ STAGING = "shards.tmp-"
 LOSS_KEY = "validation_loss"
 """In a manifest: the validation loss at the checkpoint's step, if it was taken."""
 
+ON_NOTICE = "on_notice"
+"""In a manifest: it was stored because a process or a machine was about to go."""
+
 _NAMES = re.compile(r"(?:checkpoint_(\d{9,})|midstage_(\d{9,})_(\d{6,}))")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from ray_autolrs.checkpoint_settings import Checkpoints
 from ray_autolrs.cluster.checkpoint_files import MODEL_FILE, STATE_FILE, Entries
-from ray_autolrs.cluster.checkpoint_store import LOSS_KEY, CheckpointStore, Place
+from ray_autolrs.cluster.checkpoint_store import LOSS_KEY, ON_NOTICE, CheckpointStore, Place
 from ray_autolrs.cluster.checkpoint_times import CheckpointTimes
 from ray_autolrs.cluster.checkpoint_writer import CheckpointWriter, Draft
 from ray_autolrs.cluster.staged_shards import stage_shards
@@ -35,12 +35,21 @@ class StateKeeper:
         worker: whose state it is; all workers of the group have one.
         store: where to.
         settings: when.
+        is_urgent: tells whether a process or a machine of the run is about to go: the state is
+            then stored again and again.
 
     Attributes:
         writer: on rank 0, within the context; else None.
     """
 
-    def __init__(self, worker: Worker, store: CheckpointStore, settings: Checkpoints) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        store: CheckpointStore,
+        settings: Checkpoints,
+        is_urgent: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._is_urgent = is_urgent
         self._worker = worker
         self._store = store
         self._settings = settings
@@ -126,7 +135,7 @@ class StateKeeper:
         self._done = done
         loss = run.loss_after(done)
         is_better = self._settings.best and loss is not None and loss < self._lowest_loss
-        if (is_due or is_better) and self.writer.is_idle:
+        if (is_due or is_better or self._is_urgent()) and self.writer.is_idle:
             self._save_within(run, done, loss)
 
     def _save_within(self, run: SegmentRun, done: int, loss: float | None) -> None:
@@ -141,11 +150,12 @@ class StateKeeper:
         self.writer.submit(Draft(Place(start, self._number), copy, files, told, copied_s))
 
     def _told(self, loss: float | None) -> dict[str, Any]:
-        """Return what a manifest says of a validation loss."""
-        if loss is None:
-            return {}
-        self._lowest_loss = min(self._lowest_loss, loss)
-        return {LOSS_KEY: loss}
+        """Return what a manifest says of a validation loss, and of what it was stored for."""
+        told: dict[str, Any] = {ON_NOTICE: True} if self._is_urgent() else {}
+        if loss is not None:
+            self._lowest_loss = min(self._lowest_loss, loss)
+            told[LOSS_KEY] = loss
+        return told
 
     def _copied(self, step: int) -> Snapshot:
         """Return a copy of the replica's state before a step; of a sharded one it is empty."""

@@ -8,12 +8,11 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 from ray.train import (
     Checkpoint,
@@ -24,8 +23,6 @@ from ray.train import (
     WorkerGroupError,
 )
 
-from ray_autolrs.algorithm.stages.messages import Command, Event, ProbeDone
-from ray_autolrs.algorithm.stages.records import Record
 from ray_autolrs.algorithm.stages.stage_search import SearchFailedError
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place
 from ray_autolrs.cluster.checks import (
@@ -35,77 +32,37 @@ from ray_autolrs.cluster.checks import (
     resource_limits,
     worker_environment,
 )
+from ray_autolrs.cluster.departure import stored_before_sigterm, stored_before_worker_ends
+from ray_autolrs.cluster.drains import DrainWatch
 from ray_autolrs.cluster.driver_actor import start_beside_driver
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import LaneChoice, choose_lanes, lanes_for
 from ray_autolrs.cluster.lanes.lane import LaneRun
-from ray_autolrs.cluster.lanes.leases import Assignment
 from ray_autolrs.cluster.ray_metrics import ray_metrics
 from ray_autolrs.cluster.run_folder import RunFolder
 from ray_autolrs.cluster.search_actor import SearchActor
+from ray_autolrs.cluster.search_line import RemoteSearch
 from ray_autolrs.cluster.session import record_session
 from ray_autolrs.cluster.sink_feed import SinkFeed
 from ray_autolrs.cluster.worker_loop import worker_loop
 from ray_autolrs.config import AutoLRSConfig
-from ray_autolrs.sinks.sink import Measurement, Sink, Status
+from ray_autolrs.sinks.sink import Sink
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import ProcessGroup, Solo
 
 logger = logging.getLogger(__name__)
 
 HEALTH_CHECK_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
-ANSWER_TIMEOUT_S = 600.0
-"""Longest wait for the search actor's answer. It needs under a second; a restart, some more."""
-
-
-class RemoteSearch:
-    """The line to a search actor in another process.
-
-    Each call that waits raises ``TimeoutError`` after ``ANSWER_TIMEOUT_S``.
-    """
-
-    def __init__(self, actor: ActorHandle[Any]) -> None:
-        self._actor = actor
-
-    def exchange(self, event: Event | None) -> Command:
-        """Tell an event, and wait for the next command."""
-        return cast("Command", _answer(self._actor.exchange.remote(event)))
-
-    def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
-        """Tell what a lane has run, and wait for its next probe."""
-        return cast("Assignment", _answer(self._actor.pull.remote(lane, told, stays=stays)))
-
-    def waiting_lanes(self, stage: int) -> int:
-        """Ask how many lanes waited for a probe when the stage's search began."""
-        return cast("int", _answer(self._actor.waiting_lanes.remote(stage)))
-
-    def heartbeat(self, steps_done: int, loss: float) -> None:
-        """Tell the progress, without waiting for the answer."""
-        self._actor.heartbeat.remote(steps_done, loss)
-
-    def measured(self, measurements: tuple[Measurement, ...]) -> None:
-        """Tell what was measured of the applied model, without waiting for the answer."""
-        self._actor.measured.remote(measurements)
-
-    def finish(self) -> None:
-        """Tell that a run without a known end is to end."""
-        _answer(self._actor.finish.remote())
-
-    def poll(self, first_record: int) -> tuple[list[Record], Status]:
-        """Ask for what is new in the log, and what is going on."""
-        answer = _answer(self._actor.poll.remote(first_record))
-        return cast("tuple[list[Record], Status]", answer)
-
-
-def _answer(reference: ray.ObjectRef[Any]) -> Any:
-    try:
-        return ray.get(reference, timeout=ANSWER_TIMEOUT_S)
-    except ray.exceptions.GetTimeoutError as error:
-        raise TimeoutError(
-            f"the search actor did not answer in {ANSWER_TIMEOUT_S:g} s; see its log in Ray's "
-            "dashboard and the state of its node"
-        ) from error
+TRAIN_VARIABLES = {
+    # Each report waits for the controller's next look at its workers: by default every 2 s.
+    HEALTH_CHECK_VARIABLE: "0.2",
+    # Workers that are not there in time are ended and started again, without end. Where machines
+    # are so busy that a process takes longer than the default minute, a run would never begin.
+    START_TIMEOUT_VARIABLE: "300",
+}
+"""Of Ray Train's controller."""
 
 
 def run_on_ray(
@@ -160,11 +117,14 @@ def run_on_ray(
     keep = checkpoints_to_keep(config.checkpoints, run_config)
     settings = {"task": task, "config": config, "search": search, "folder": folder, "keep": keep}
     settings["reports"] = bool(run_config.callbacks)
+    settings["driver_node"] = ray.get_runtime_context().get_node_id()
     relay = FinishRelay(finish_requested, search.finish)
     told = [*sinks, ray_metrics(run.name)]
     feed = SinkFeed(search.poll, config.total_steps, told)
     try:
-        with choice.lane.beside_workers(run) as lane, relay, feed, _prompt_reports():
+        departure = stored_before_sigterm(folder, search.store_soon)
+        beside = choice.lane.beside_workers(run)
+        with departure, beside as lane, relay, feed, _ray_train_variables():
             ray.train.torch.TorchTrainer(
                 _train_worker,
                 train_loop_config=settings | {"lane": lane},
@@ -181,20 +141,18 @@ def run_on_ray(
 
 
 @contextlib.contextmanager
-def _prompt_reports() -> Iterator[None]:
-    """Let Ray Train's controller look at its workers often, unless the user has said how often.
+def _ray_train_variables() -> Iterator[None]:
+    """Set what Ray Train's controller has no other way to be told, unless the user has set it.
 
-    Each report waits for its next look, and they are 2 s apart by default. The controller has no
-    other way to be told than an environment variable, which is read when it starts.
+    It reads them when it starts, and they are taken away afterwards.
     """
-    if HEALTH_CHECK_VARIABLE in os.environ:
-        yield
-        return
-    os.environ[HEALTH_CHECK_VARIABLE] = "0.2"
+    ours = {name: value for name, value in TRAIN_VARIABLES.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.pop(HEALTH_CHECK_VARIABLE, None)
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _choose_lanes(
@@ -224,17 +182,22 @@ def _train_worker(settings: dict[str, Any]) -> None:
     config: AutoLRSConfig = settings["config"]
     folder: RunFolder = settings["folder"]
     store = CheckpointStore(folder, keep=settings["keep"], keeps_best=config.checkpoints.best)
-    told = worker_loop(
-        task,
-        config,
-        group,
-        device,
-        settings["search"],
-        store,
-        settings["lane"],
-        # Each report waits for the controller: only if somebody hears of it.
-        report=ray.train.report if settings["reports"] else None,
-    )
+    search: RemoteSearch = settings["search"]
+    nodes = group.gather(ray.get_runtime_context().get_node_id())
+    drains = DrainWatch([*nodes, settings["driver_node"]] if group.rank == 0 else [])
+    with drains, stored_before_worker_ends(folder, search.store_soon):
+        told = worker_loop(
+            task,
+            config,
+            group,
+            device,
+            search,
+            store,
+            settings["lane"],
+            # Each report waits for the controller: only if somebody hears of it.
+            report=ray.train.report if settings["reports"] else None,
+            is_leaving=drains.sees_drain,
+        )
     # Ray Train, and callbacks in ``RunConfig``, hear of the trained model; it is stored already.
     storage = ray.train.get_context().get_storage()
     name = Place(int(told["step"])).name

@@ -12,6 +12,7 @@ import torch
 from ray.train import ScalingConfig
 
 from ray_autolrs.cluster.run_folder import RunFolder
+from ray_autolrs.cluster.search_line import answer
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.lr_sweep import RangeTestResult, lr_range_test
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 RANGE_TEST_FILE = "range_test.json"
 """In the run's folder: the interval and the curve it was read from."""
+
+TEST_TIMEOUT_S = 6 * 3600.0
+"""Longest wait for a range test in the cluster, a node to run it on included."""
 
 
 def with_interval(
@@ -86,15 +90,18 @@ def _run(
         return test()
     total: dict[str, Any] = dict(scaling_config.total_resources)
     each = {name: amount / workers for name, amount in total.items()}
+    others = {name: amount for name, amount in each.items() if name not in ("CPU", "GPU")}
     remote = ray.remote(
-        num_cpus=each.pop("CPU", 0),
-        num_gpus=each.pop("GPU", 0),
-        resources=each,
+        num_cpus=each.get("CPU", 0),
+        num_gpus=each.get("GPU", 0),
+        resources=others,
         max_calls=1,
         runtime_env=runtime_env,
     )(test)
     try:
-        result: RangeTestResult = ray.get(remote.remote())
+        result: RangeTestResult = answer(
+            remote.remote(), f"the range test, which needs a node with {each}", TEST_TIMEOUT_S
+        )
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise error.cause from error

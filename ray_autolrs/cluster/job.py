@@ -18,6 +18,7 @@ from ray_autolrs.cluster.checkpoint_files import MODEL_FILE
 from ray_autolrs.cluster.checks import check_cluster
 from ray_autolrs.cluster.fixed_lr import fit_fixed
 from ray_autolrs.cluster.run_folder import RunFolder
+from ray_autolrs.cluster.search_line import answer
 from ray_autolrs.cluster.trainer import AutoLRSTrainer
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.extras import NeedsExtra
@@ -37,6 +38,9 @@ TOKENIZER_FILE = "tokenizer.json"
 
 FREE_ARGUMENTS = {"num_workers", "use_gpu", "storage_path", "name", "address", "loader_workers"}
 """Arguments that may change when a run is continued."""
+
+MEASURE_TIMEOUT_S = 1800.0
+"""Longest wait for a few steps to be timed, a node to do so included."""
 
 Say = Callable[[str], None]
 """Where a job's text goes: ``print``."""
@@ -240,7 +244,9 @@ def _measured(task: TrainingTask, config: AutoLRSConfig, scaling: ScalingConfig)
 
     # One call for each process: it leaves the GPU's memory when it ends.
     remote = ray.remote(num_cpus=1, num_gpus=1 if scaling.use_gpu else 0, max_calls=1)(measure)
-    timing: StepTiming = ray.get(remote.remote())
+    needs = "a CPU and a GPU" if scaling.use_gpu else "a CPU"
+    who = f"the measurement of a step, which needs a node with {needs}"
+    timing: StepTiming = answer(remote.remote(), who, MEASURE_TIMEOUT_S)
     return timing
 
 

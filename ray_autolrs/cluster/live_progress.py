@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ray_autolrs.algorithm.stages.messages import Apply, Command
-from ray_autolrs.cluster.search_actor import SearchLine
+from ray_autolrs.cluster.search_line import SearchLine
 from ray_autolrs.sinks.sink import Measurement
 from ray_autolrs.training.averaging.lr_factors import applied_lr
 from ray_autolrs.training.worker import Worker
@@ -23,6 +23,9 @@ class LiveProgress:
     Args:
         worker: whose optimizer and evaluation are read.
         search: the line to the search actor.
+
+    Attributes:
+        is_urgent: the search actor has asked for a checkpoint.
     """
 
     def __init__(self, worker: Worker, search: SearchLine) -> None:
@@ -32,6 +35,7 @@ class LiveProgress:
         self._first_step: int | None = None
         self._waiting: list[Measurement] = []
         self._last_s = 0.0
+        self.is_urgent = False
 
     def begin(self, command: Command) -> None:
         """Take note of the command that is carried out from here on."""
@@ -54,7 +58,7 @@ class LiveProgress:
         now_s = time.monotonic()
         if now_s - self._last_s >= HEARTBEAT_INTERVAL_S:
             self._last_s = now_s
-            self._search.heartbeat(steps_done, loss)
+            self.is_urgent = self._search.heartbeat(steps_done, loss)
             self.flush()
 
     def flush(self) -> None:

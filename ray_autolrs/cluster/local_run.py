@@ -11,6 +11,7 @@ from ray.train import RunConfig
 
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore
 from ray_autolrs.cluster.checks import checkpoints_to_keep
+from ray_autolrs.cluster.departure import stored_before_sigterm
 from ray_autolrs.cluster.finishing import FinishRelay
 from ray_autolrs.cluster.lanes.choice import lane_in_process
 from ray_autolrs.cluster.run_folder import RunFolder
@@ -55,5 +56,6 @@ def run_locally(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logger.info("training in this process on %s", device)
     relay = FinishRelay(finish_requested, actor.finish)
-    with relay, SinkFeed(actor.poll, config.total_steps, sinks):
+    departure = stored_before_sigterm(folder, actor.store_soon)
+    with departure, relay, SinkFeed(actor.poll, config.total_steps, sinks):
         worker_loop(task, config, Solo(), device, actor, store, lane)

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
 
 from ray_autolrs.algorithm.schedules.found_with import FoundWith
 from ray_autolrs.algorithm.stages.machine import advance, outstanding
@@ -53,25 +52,6 @@ PULL_TIMEOUT_S = 2.0
 """Longest wait for a probe before a lane is told to ask again."""
 
 
-class SearchLine(Protocol):
-    """What the training workers call of a search actor, which may be in another process."""
-
-    def exchange(self, event: Event | None) -> Command:
-        """Tell an event, or nothing, and return the next command. Rank 0 calls it."""
-
-    def pull(self, lane: str, told: ProbeDone | None, *, stays: bool) -> Assignment:
-        """Tell what a lane has run, and return what it is to run next."""
-
-    def waiting_lanes(self, stage: int) -> int:
-        """Return how many lanes waited for a probe when the stage's search began."""
-
-    def heartbeat(self, steps_done: int, loss: float) -> None:
-        """Tell the progress of the current command; does not wait. Rank 0 calls it."""
-
-    def measured(self, measurements: tuple[Measurement, ...]) -> None:
-        """Tell what was measured of the applied model; does not wait. Rank 0 calls it."""
-
-
 class SearchActor:
     """Answers events with commands. It is a plain object; the driver makes it a Ray actor.
 
@@ -105,6 +85,7 @@ class SearchActor:
         self._measured: deque[Measurement] = deque(maxlen=MOST_MEASURED)
         self._state = RunState()
         self._owner = owner
+        self._is_urgent = False
         self._progress = ProgressFile(folder)
         self._log = EventLog(folder, owner)
         if not any(record["kind"] == "lanes" for record in self._log.records):
@@ -127,6 +108,7 @@ class SearchActor:
                 # after this actor was started.
                 self._load()
                 self._desk.lose_workers()
+                self._is_urgent = False
             if isinstance(event, ApplyDone):
                 self._desk.close()
             if event is not None:
@@ -193,13 +175,18 @@ class SearchActor:
         with self._changed:
             self._take_in(FinishRequested(), lane="user")
 
-    def heartbeat(self, steps_done: int, loss: float) -> None:
-        """Take note of the progress of the current command."""
+    def store_soon(self) -> None:
+        """Have the training workers store their state until others take their place."""
+        self._is_urgent = True
+
+    def heartbeat(self, steps_done: int, loss: float) -> bool:
+        """Take note of the progress; tell whether the state is to be stored soon."""
         with self._changed:
             command = self._status.command
             self._status = Status(command, steps_done, loss)
             if isinstance(command, (Probe, Apply)):
                 self._progress.note(address_of(command), steps_done)
+            return self._is_urgent
 
     def measured(self, measurements: tuple[Measurement, ...]) -> None:
         """Take note of what was measured, for the next poll; the log does not hold it."""

@@ -21,7 +21,7 @@ from ray_autolrs.cluster.lanes.choice import possible_lane
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.live_progress import LiveProgress
 from ray_autolrs.cluster.ray_train_hooks import metrics_of
-from ray_autolrs.cluster.search_actor import SearchLine
+from ray_autolrs.cluster.search_line import SearchLine
 from ray_autolrs.config import AutoLRSConfig
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Group
@@ -43,6 +43,7 @@ def worker_loop(
     lane: Lane,
     *,
     report: Report | None = None,
+    is_leaving: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train to the end, from the latest checkpoint if there is one; then the last one is stored.
 
@@ -55,6 +56,8 @@ def worker_loop(
         store: where checkpoints go.
         lane: who runs the probes.
         report: called by all workers after the warm-up and each stage but the last.
+        is_leaving: tells rank 0 whether a machine of the run is about to go, so that the state is
+            to be stored.
 
     Returns:
         What ``report`` is told of a stage, of the last one: the applied steps as ``"step"``, and
@@ -78,7 +81,11 @@ def worker_loop(
     event: Event | None = _ready(worker)
     progress = LiveProgress(worker, search)
     told: dict[str, float] = {"step": worker.snapshot.step}
-    with StateKeeper(worker, store, config.checkpoints) as keeper:
+
+    def is_urgent() -> bool:
+        return progress.is_urgent or is_leaving()
+
+    with StateKeeper(worker, store, config.checkpoints, is_urgent) as keeper:
         while True:
             progress.flush()
             command = group.broadcast_object(search.exchange(event) if group.rank == 0 else None)

@@ -63,6 +63,7 @@ class Snapshot:
         self._in_host_memory = in_host_memory
         self._state: State = {}
 
+    @torch.no_grad()
     def capture(self, replica: Replica, step: int) -> None:
         """Copy the replica's state. When it returns, the replica may change."""
         self.step = step

@@ -9,6 +9,8 @@ import pytest
 
 from bench import checkpoint_pause, measurement
 from bench.kill_matrix.__main__ import main as kill
+from bench.kill_matrix.__main__ import read
+from bench.kill_matrix.table import table
 
 
 @pytest.fixture
@@ -27,13 +29,28 @@ def test_the_pause_is_measured_beside_a_plain_copy(results: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_killed_in_its_steps_a_file_and_its_log_ends_at_the_same_bits(
-    results: Path,
+def test_a_run_that_is_killed_twice_in_its_steps_a_file_and_its_log_ends_at_the_same_bits(
+    results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kill(["--kills", "4", "--place", "probe", "apply", "write", "log", "--seed", "1"])
-    rows = json.loads((results / "kill_matrix.json").read_text())["rows"]
-    kinds = [f"SIGKILL in {place}" for place in ("probe", "apply", "write", "log")]
-    assert [row["kind"] for row in rows] == kinds
+    places = ("apply", "write", "log")
+    options = ["--kills", "6", "--each", "2", "--what", "SIGKILL", "--place", *places]
+    kill(options)
+    rows = [json.loads(line) for line in (results / "kill_matrix.jsonl").read_text().splitlines()]
+    assert [row["place"] for row in rows] == [*places]
     for row in rows:
-        assert row["kills"] == 1
-        assert row["hung"] == row["other bits"] == row["probes"] == 0
+        assert 1 <= row["kills"] <= 2
+        assert not row["hung"]
+        assert row["same_bits"]
+        assert row["same_probes"]
+    capsys.readouterr()
+    kill(options)  # They are there already.
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2 + len(places)
+    assert told[2].startswith("| SIGKILL in apply | one process | 1 |")
+
+
+def test_the_page_has_the_table_of_all_runs_that_were_killed() -> None:
+    root = Path(__file__).parents[2]
+    runs = read(root / "bench" / "results" / "kill_matrix.jsonl")
+    assert table(runs) in (root / "docs" / "faults.md").read_text(encoding="utf-8")
+    assert sum(run["kills"] for run in runs) > 0

@@ -14,7 +14,11 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig
 
 from ray_autolrs import AutoLRSTrainer
-from ray_autolrs.cluster.conductor import HEALTH_CHECK_VARIABLE, _prompt_reports
+from ray_autolrs.cluster.conductor import (
+    HEALTH_CHECK_VARIABLE,
+    START_TIMEOUT_VARIABLE,
+    _ray_train_variables,
+)
 from ray_autolrs.cluster.finishing import finish_on_signal
 from tests.cluster.tiny_runs import TinyTask, checkpoints, step_of, tiny_trainer
 
@@ -81,18 +85,21 @@ def test_handlers_that_others_leave_are_put_back():
 
 def test_what_ray_train_is_told_by_a_variable_does_not_stay(monkeypatch):
     monkeypatch.delenv(HEALTH_CHECK_VARIABLE, raising=False)
+    monkeypatch.delenv(START_TIMEOUT_VARIABLE, raising=False)
     seen = []
 
     def fail() -> None:
         seen.append(os.environ[HEALTH_CHECK_VARIABLE])
+        seen.append(os.environ[START_TIMEOUT_VARIABLE])
         raise OSError
 
-    with pytest.raises(OSError), _prompt_reports():  # noqa: PT011 - any will do
+    with pytest.raises(OSError), _ray_train_variables():  # noqa: PT011 - any will do
         fail()
-    assert seen == ["0.2"]
+    assert seen == ["0.2", "300"]
     assert HEALTH_CHECK_VARIABLE not in os.environ
+    assert START_TIMEOUT_VARIABLE not in os.environ
     monkeypatch.setenv(HEALTH_CHECK_VARIABLE, "7")
-    with _prompt_reports():
+    with _ray_train_variables():
         assert os.environ[HEALTH_CHECK_VARIABLE] == "7"
     assert os.environ[HEALTH_CHECK_VARIABLE] == "7"
 

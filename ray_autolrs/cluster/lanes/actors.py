@@ -19,7 +19,7 @@ from ray_autolrs.cluster.lanes.lane import Lane, LaneRun
 from ray_autolrs.cluster.lanes.probe_pool import ProbePool
 from ray_autolrs.cluster.lanes.snapshot_shelf import SnapshotShelf
 from ray_autolrs.cluster.lanes.workers import pull_probes
-from ray_autolrs.cluster.search_actor import SearchLine
+from ray_autolrs.cluster.search_line import SearchLine
 from ray_autolrs.training.segment_run import Progress
 from ray_autolrs.training.transport import pack
 from ray_autolrs.training.worker import Worker

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ray_autolrs.algorithm.search.strategy import SearchStrategy
     from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
-    from ray_autolrs.cluster.search_actor import SearchLine
+    from ray_autolrs.cluster.search_line import SearchLine
     from ray_autolrs.task import TrainingTask
     from ray_autolrs.training.segment_run import Progress
     from ray_autolrs.training.settings import TrainingSettings

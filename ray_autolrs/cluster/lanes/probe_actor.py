@@ -10,6 +10,7 @@ from ray.actor import ActorHandle
 
 from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
 from ray_autolrs.cluster.lanes.leases import Assignment, Idle, Over
+from ray_autolrs.cluster.search_line import answer
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.collectives import Solo
 from ray_autolrs.training.settings import TrainingSettings
@@ -43,15 +44,14 @@ class ProbeActor:
         """
         told: ProbeDone | None = None
         while True:
-            assignment = cast(
-                "Assignment", ray.get(search.pull.remote(self._name, told, stays=True))
-            )
+            pulled: Any = search.pull.remote(self._name, told, stays=True)
+            assignment = cast("Assignment", answer(pulled))
             told = None
             match assignment:
                 case Probe() if self._load(assignment.segment.first_step, shelf):
                     told = self._worker.run_probe(assignment, lambda steps, loss: None, alone=True)
                 case Probe():  # The shelf has lost its snapshot: the workers have theirs.
-                    ray.get(search.give_back.remote(self._name))
+                    answer(search.give_back.remote(self._name))
                 case Idle():
                     continue
                 case Over():
@@ -61,9 +61,9 @@ class ProbeActor:
         """Read the stage's snapshot, unless it is the one at hand; return whether it is there."""
         snapshot = self._worker.snapshot
         if snapshot.step != step:
-            holder: Any = ray.get(shelf.take.remote(step))
+            holder: Any = answer(shelf.take.remote(step), "the shelf of snapshots")
             if not holder:
                 return False
-            packed = cast("PackedState", ray.get(holder[0]))
+            packed = cast("PackedState", answer(holder[0], "the holder of the snapshot"))
             snapshot.load_state_dict(unpack(packed, self._device))
         return True

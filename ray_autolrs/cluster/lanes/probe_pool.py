@@ -32,6 +32,7 @@ from ray_autolrs.cluster.lanes.expected_time import FIRST_START_S, wants_actors
 from ray_autolrs.cluster.lanes.lane import LaneRun
 from ray_autolrs.cluster.lanes.probe_actor import ProbeActor
 from ray_autolrs.cluster.search_clock import Outlook
+from ray_autolrs.cluster.search_line import answer
 from ray_autolrs.sinks.sink import Status
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,11 @@ class ProbePool(Background):
             # Ray does not start an actor again that could not be built, or was ended by hand.
             is_gone = isinstance(error, ActorDiedError)
             self._failures[name] += MOST_FAILURES if is_gone else 1
-        lost: Any = ray.get(self._run.search.give_back.remote(name))
+        try:
+            lost: Any = answer(self._run.search.give_back.remote(name))
+        except (RayActorError, TimeoutError) as error:
+            logger.warning("lane %s: %s, and %s", name, why, error)
+            return
         probes = ", ".join(f"stage {stage} probe {index + 1}" for stage, index in lost) or "none"
         if self._failures[name] < MOST_FAILURES:
             logger.warning("lane %s: %s; given back: %s; it starts again", name, why, probes)

@@ -11,6 +11,9 @@ from ray_autolrs.training.transport import PackedState
 TAKE_TIMEOUT_S = 5.0
 """Longest wait for a stage's snapshot before a lane gives its probe back."""
 
+OFFER_TIMEOUT_S = 600.0
+"""Longest wait for a snapshot to come from the worker that offers it, which may be lost."""
+
 
 class SnapshotShelf:
     """Keeps the latest stage's snapshot in the object store, once for all lanes.
@@ -26,7 +29,7 @@ class SnapshotShelf:
 
     def offer(self, step: int, holder: list[ray.ObjectRef[PackedState]]) -> None:
         """Keep the packed snapshot taken before ``step``; ``holder`` is [its reference]."""
-        snapshot = ray.put(ray.get(holder[0]))
+        snapshot = ray.put(ray.get(holder[0], timeout=OFFER_TIMEOUT_S))
         with self._arrived:
             self._snapshot, self._step = snapshot, step
             self._arrived.notify_all()

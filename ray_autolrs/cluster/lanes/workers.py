@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ray_autolrs.algorithm.stages.messages import Probe, ProbeDone
 from ray_autolrs.cluster.lanes.lane import Lane
 from ray_autolrs.cluster.lanes.leases import WORKER_LANE, Idle, Over
-from ray_autolrs.cluster.search_actor import SearchLine
+from ray_autolrs.cluster.search_line import SearchLine
 from ray_autolrs.training.segment_run import Progress
 from ray_autolrs.training.worker import Worker
 
