@@ -166,7 +166,7 @@ def test_a_resumed_run_goes_on_without_a_search(tmp_path, monkeypatch, averaged)
     saving = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=6)
     first = callback()
     _, whole = fitted(tmp_path, first, saving, module=Scheduled(), data=data)
-    monkeypatch.setattr("ray_autolrs.integrations.lightning.find_lr", None)
+    monkeypatch.setattr("ray_autolrs.integrations.live_training.find_lr", None)
     second = callback()
     _, resumed = fitted(
         tmp_path, second, module=Scheduled(), data=data, ckpt_path=tmp_path / "step=6.ckpt"
