@@ -57,14 +57,14 @@ def train(group: Group) -> dict[str, Any]:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     folder = Path(os.environ["AUTOLRS_TEST_FOLDER"])
     result: dict[str, Any] = {}
+    settings: dict[str, Any] = {"devices": 2, "strategy": "ddp"}
     for name, averaging in AVERAGES.items():
         # Lightning puts a sampler of its own into a loader, which shuffles.
-        sampler = DistributedSampler(samples(400), group.size, group.rank, shuffle=False)
-        data = DataLoader(samples(400), BATCH // group.size, sampler=sampler)
-        settings: dict[str, Any] = {
-            "devices": 2, "strategy": "ddp", "use_distributed_sampler": False,
-        }  # fmt: skip
-        callback, module = searched(folder, averaging, data, **settings)
+        places: Any = DistributedSampler(samples(400), group.size, group.rank, shuffle=False)
+        data = DataLoader(samples(400), BATCH // group.size, sampler=places)
+        callback, module = searched(
+            folder, averaging, data, use_distributed_sampler=False, **settings
+        )
         found = found_by(callback)
         result[name] = {
             "lr": found.lr,
@@ -72,12 +72,11 @@ def train(group: Group) -> dict[str, Any]:
             "weights": dict(module.net.state_dict()),
         }
     # With the LR that was found, and a sampler that Lightning shuffles.
-    settings |= {"use_distributed_sampler": True}
     callback, module = searched(folder, None, DataLoader(samples(400), 4), **settings)
     other = Still()
     other.factor = found_by(callback).lr / 0.05
-    settings |= {"accumulate_grad_batches": 2}
-    fitted(folder, None, module=other, data=DataLoader(samples(400), 4), **settings)
+    settings |= {"accumulate_grad_batches": 2, "data": DataLoader(samples(400), 4)}
+    fitted(folder, None, module=other, **settings)
     assert_same(module.seen, other.seen)
     for name, value in module.net.state_dict().items():
         torch.testing.assert_close(value, other.net.state_dict()[name], rtol=1e-12, atol=1e-12)
