@@ -18,7 +18,8 @@ from ray.train.torch import TorchTrainer
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, TrainingTask
 from tests.digits_task import DigitsTask, read_digits
-from tests.training.live import Loop
+from tests.training.live import Loop, everything
+from tests.training.toy import assert_same
 
 ROWS = 400
 STEPS = 60
@@ -44,10 +45,11 @@ def train_loop(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     loop = Loop(DigitsTask(), rank=rank, workers=2)
     loop.model = ray.train.torch.prepare_model(loop.model)
+    before = everything(loop.model, loop.optimizer)
     told["lr"] = loop.find(total_steps=STEPS).lr
-
     shard = ray.train.get_dataset_shard("train").iter_torch_batches(batch_size=16)
     found = loop.find(loss=loss, train_batches=shard, accumulation=1)
+    assert_same(before, everything(loop.model, loop.optimizer))
     told["shard_lr"] = found.lr
     told["read"] = [batch["number"].tolist() for batch in found.batches_read]
     # The shard's first two epochs; the search has read into the second.

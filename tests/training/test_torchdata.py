@@ -18,7 +18,9 @@ from tests.training.toy import Augmented, assert_same, points
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from torchdata.stateful_dataloader import StatefulDataLoader
+    torchdata: Any = pytest.importorskip(
+        "torchdata.stateful_dataloader", reason="torchdata is in the extra `test` only"
+    )
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 
@@ -42,12 +44,12 @@ class Counted(IterableDataset[Any]):
         self.place = state["place"]
 
 
-def shuffled() -> StatefulDataLoader[Any]:
-    return StatefulDataLoader(Augmented(48), batch_size=16, shuffle=True)
+def shuffled() -> Any:
+    return torchdata.StatefulDataLoader(Augmented(48), batch_size=16, shuffle=True)
 
 
-def streamed() -> StatefulDataLoader[Any]:
-    return StatefulDataLoader(Counted(), batch_size=16)
+def streamed() -> Any:
+    return torchdata.StatefulDataLoader(Counted(), batch_size=16)
 
 
 def batches_of(stream: Any) -> StreamBatches:
@@ -90,7 +92,7 @@ def test_find_lr_leaves_a_loader_where_it_was_put(shuffle):
     def loader() -> Any:
         torch.manual_seed(4)
         data: Any = Loop().task.train_dataset()
-        return StatefulDataLoader(data, batch_size=32, shuffle=shuffle)
+        return torchdata.StatefulDataLoader(data, batch_size=32, shuffle=shuffle)
 
     before = loader()
     rest = iter(before)
@@ -116,7 +118,7 @@ def test_find_lr_hands_a_stream_back_and_its_loader_tells_where_it_is():
                 self.place += 1
                 yield data[(self.place - 1) % 400]
 
-    loader = StatefulDataLoader(Digits(), batch_size=32)
+    loader = torchdata.StatefulDataLoader(Digits(), batch_size=32)
     found = Loop().find(train_batches=loader, accumulation=1)
     read = itertools.islice(found.batches, 25)
     labels = [label for batch in read for label in batch[1].tolist()]
