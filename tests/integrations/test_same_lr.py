@@ -27,12 +27,14 @@ from ray_autolrs import (
 from ray_autolrs.cluster.event_log import parse_events
 from ray_autolrs.training.batches import StepBatches
 from ray_autolrs.training.found_lr import FoundLR
-from tests.integrations.tiny_lightning import pl, trainer_of
+from tests.integrations.tiny_lightning import trainer_of
 from tests.integrations.tiny_trainer import Text, language_model, searched
 from tests.integrations.tiny_trainer import trainer_of as hf_trainer_of
 
 with warnings.catch_warnings():  # of packages that Lightning imports
     warnings.simplefilter("ignore")
+    import lightning.pytorch as pl
+
     from ray_autolrs.integrations.lightning import AutoLRS
 
 pytestmark = [
