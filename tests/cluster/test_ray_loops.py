@@ -15,6 +15,7 @@ import ray.train.torch
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from torch.utils.data import DataLoader
 
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, TrainingTask
 from tests.digits_task import DigitsTask, read_digits
@@ -35,8 +36,10 @@ def rows() -> Any:
     return ray.data.from_items(items, override_num_blocks=1)
 
 
-def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return DigitsTask().loss(model, [batch["pixels"], batch["label"]])
+def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+    """Take batches of Ray Data, and those of validation."""
+    pair = [batch["pixels"], batch["label"]] if isinstance(batch, dict) else batch
+    return DigitsTask().loss(model, pair)
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -111,13 +114,12 @@ class OfRayData(DigitsTask):
         return rows()
 
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        return loss(model, batch) if isinstance(batch, dict) else super().loss(model, batch)
+        return loss(model, batch)
 
 
 class OfReadyBatches(DigitsTask):
     def train_dataset(self) -> Any:
-        images, labels = DigitsTask().train_dataset().tensors
-        return list(zip(images.split(16), labels.split(16), strict=True))
+        return DataLoader(super().train_dataset(), batch_size=16)
 
 
 @pytest.mark.ray
