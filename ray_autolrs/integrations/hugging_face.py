@@ -23,12 +23,11 @@ from torch.utils.data import IterableDataset
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
 from ray_autolrs.extras import NeedsExtra
-from ray_autolrs.integrations.calibrated_view import CalibratedView, calibrated_view
+from ray_autolrs.integrations.calibrated_view import CalibratedView
 from ray_autolrs.integrations.hugging_face_steps import TrainerSteps, state_kept
 from ray_autolrs.integrations.live_training import (
     LiveSettings,
     begin_average_anew,
-    innermost,
     peak_lrs,
     scale_scheduler,
     set_mode,
@@ -36,7 +35,6 @@ from ray_autolrs.integrations.live_training import (
 )
 from ray_autolrs.training.averaging.average import STEPS
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
-from ray_autolrs.training.find_lr import find_lr
 from ray_autolrs.training.found_lr import FoundLR
 
 with NeedsExtra("transformers"):
@@ -68,7 +66,7 @@ class AutoLRSCallback(TrainerCallback):
     training batches, which they do not train on, so that no evaluation data is looked at.
 
     It suits trainers whose batches do not depend on the model: not those of reinforcement
-    learning, nor DeepSpeed and FSDP.
+    learning. FSDP2 needs ``averaging=None``; DeepSpeed and FSDP's first version are refused.
 
     Args:
         trainer: any ``Trainer``, TRL's too; PEFT's models are models.
@@ -105,11 +103,7 @@ class AutoLRSCallback(TrainerCallback):
                 "the trainer was given a scheduler, and an average needs a constant LR; give the "
                 "callback averaging=None to find the scheduler's peak, or the trainer no scheduler"
             )
-        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-            raise ValueError(
-                "the trainer shards the optimizer's state (DeepSpeed or FSDP), which the search "
-                "cannot put back; find the LR on one GPU or under DDP, and set learning_rate"
-            )
+        _check_shards(trainer, averaging)
         self.found: FoundLR | None = None
         self.lrs: tuple[float, ...] | None = None
         self._settings = LiveSettings(
@@ -196,12 +190,10 @@ class AutoLRSCallback(TrainerCallback):
             )
         else:
             self._find(state)
-        if self._settings.averaging is not None:
-            count = self._settings.averaging.calibration_batches
-            optimizer, model = innermost(self._trainer.optimizer), self._trainer.model
-            self._view = calibrated_view(
-                optimizer, model, lambda batch: self._steps.loss(model, batch), count
-            )
+        model = self._trainer.model
+        self._view = self._settings.calibrated_view(
+            self._trainer.optimizer, model, lambda batch: self._steps.loss(model, batch)
+        )
 
     def _find(self, state: TrainerState) -> None:
         begin_average_anew(self._trainer.optimizer)
@@ -243,24 +235,17 @@ class AutoLRSCallback(TrainerCallback):
         trainer = self._trainer
         loader = trainer.callback_handler.train_dataloader
         is_stream = isinstance(getattr(loader, "dataset", None), IterableDataset)
-        optimizer = innermost(trainer.optimizer)
-        lr = self._settings.lr if self._settings.lr is not None else peak_lrs(optimizer)[0]
         with state_kept(trainer, loader, is_stream=is_stream):
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(0)
-            found = find_lr(
+            found = self._settings.find(
+                self._steps,
                 trainer.model_wrapped,
-                optimizer,
-                loss=self._steps.loss,
-                step=self._steps.take,
-                train_batches=loader,
+                trainer.optimizer,
+                loader,
                 total_steps=max_steps if max_steps > 0 else None,
-                lr=lr,
-                search=self._settings.search,
                 accumulation=trainer.args.gradient_accumulation_steps,
                 scaler=getattr(trainer.accelerator, "scaler", None),
-                validation_samples=self._settings.validation_samples,
-                seed=self._settings.seed,
             )
         # What can be read again is: the trainer reads the same batches from the same states.
         self._handed_back = found.batches if is_stream else None
@@ -283,6 +268,23 @@ class AutoLRSCallback(TrainerCallback):
         args = self._trainer.args
         per_process = self._trainer._train_batch_size * args.gradient_accumulation_steps
         return int(per_process * args.world_size)
+
+
+def _check_shards(trainer: Any, averaging: ScheduleFreeAverage | None) -> None:
+    """Refuse what is split over the processes in a way that cannot be put back or saved."""
+    is_fsdp2 = getattr(trainer.accelerator, "is_fsdp2", False)
+    if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not is_fsdp2):
+        raise ValueError(
+            "the trainer shards the optimizer's state by DeepSpeed or FSDP's first version, which "
+            "the search cannot put back; use FSDP2 or DDP, or find the LR on one GPU and set "
+            "learning_rate"
+        )
+    if is_fsdp2 and averaging is not None:
+        raise ValueError(
+            "the trainer shards the model by FSDP2, whose checkpoints take the weights that are "
+            "trained and not their average; give the callback averaging=None, which finds the "
+            "peak of the trainer's own schedule"
+        )
 
 
 def _recorded(state: TrainerState) -> Mapping[str, Any] | None:

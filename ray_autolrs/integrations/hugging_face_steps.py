@@ -52,7 +52,7 @@ class TrainerSteps:
             trainer._clip_grad_norm(model)
         trainer.optimizer.step()
         model.zero_grad()
-        return torch.stack(losses).sum()
+        return torch.stack(losses).double().sum()  # where bfloat16 would round it
 
 
 @contextlib.contextmanager

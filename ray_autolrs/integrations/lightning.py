@@ -13,10 +13,9 @@ from typing import Any
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
 from ray_autolrs.extras import NeedsExtra
-from ray_autolrs.integrations.calibrated_view import CalibratedView, calibrated_view
+from ray_autolrs.integrations.calibrated_view import CalibratedView
 from ray_autolrs.integrations.live_training import (
     LiveSettings,
-    innermost,
     peak_lrs,
     scale_scheduler,
     set_mode,
@@ -24,7 +23,6 @@ from ray_autolrs.integrations.live_training import (
 )
 from ray_autolrs.training.averaging.average import STEPS
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
-from ray_autolrs.training.find_lr import find_lr
 from ray_autolrs.training.found_lr import FoundLR
 from ray_autolrs.training.lone_lanes import sharded_parameter
 
@@ -175,16 +173,13 @@ class AutoLRS(Callback):
     def _calibrated_view(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> CalibratedView | None:
-        if self._settings.averaging is None:
-            return None
         steps = TrainerSteps(trainer, pl_module)
 
         def forward(batch: Any) -> None:
             with state_kept(pl_module):
                 steps.loss(pl_module, batch)
 
-        count = self._settings.averaging.calibration_batches
-        return calibrated_view(innermost(trainer.optimizers[0]), pl_module, forward, count)
+        return self._settings.calibrated_view(trainer.optimizers[0], pl_module, forward)
 
     def _set_constant_lr(self, trainer: Trainer, total_steps: int | None) -> None:
         scheduler = self._settings.constant_lr(trainer.optimizers[0], total_steps)
@@ -225,24 +220,17 @@ class AutoLRS(Callback):
         fit: Any = trainer.fit_loop
         source = Read(fit._data_fetcher)
         steps = TrainerSteps(trainer, pl_module)
-        optimizer = innermost(trainer.optimizers[0])
-        lr = self._settings.lr if self._settings.lr is not None else peak_lrs(optimizer)[0]
         model = trainer.strategy.model
         assert model is not None
         with state_kept(pl_module):
-            found = find_lr(
+            found = self._settings.find(
+                steps,
                 model,
-                optimizer,
-                loss=steps.loss,
-                step=steps.take,
-                train_batches=source,
+                trainer.optimizers[0],
+                source,
                 total_steps=total_steps,
-                lr=lr,
-                search=self._settings.search,
                 accumulation=trainer.accumulate_grad_batches,
                 scaler=getattr(trainer.precision_plugin, "scaler", None),
-                validation_samples=self._settings.validation_samples,
-                seed=self._settings.seed,
             )
         fit._data_fetcher = HandedBack(source)
         return found

@@ -51,7 +51,7 @@ class TrainerSteps:
                 gradients(place)
         trainer.strategy.optimizer_step(optimizer, last)
         optimizer.zero_grad()
-        return torch.stack(losses).sum()
+        return torch.stack(losses).double().sum()  # where bfloat16 would round it
 
     def _result(self, batch: Any, place: int, count: int) -> Tensor:
         """Return the loss of a batch, a ``count``-th of it."""

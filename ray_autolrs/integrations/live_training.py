@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.strategy import SearchStrategy
+from ray_autolrs.integrations.calibrated_view import CalibratedView, calibrated_view
 from ray_autolrs.training.averaging.average import STEPS, averages_itself
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
+from ray_autolrs.training.find_lr import find_lr
+from ray_autolrs.training.found_lr import FoundLR
 
 logger = logging.getLogger(__name__)
+
+
+class Steps(Protocol):
+    """A trainer's own steps, without its counters and its log."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the mean loss of a batch."""
+
+    def take(self, batches: Any) -> Tensor:
+        """Take a step on a batch, or on a list of those that it accumulates over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +80,53 @@ class LiveSettings:
         average = self.averaging.resolve(global_batch_size)
         assert average.momentum is not None, "resolved"
         return ScheduleFree(optimizer, momentum=average.momentum, power=average.power)
+
+    def find(
+        self,
+        steps: Steps,
+        model: nn.Module,
+        optimizer: Any,
+        train_batches: Iterable[Any],
+        *,
+        total_steps: int | None,
+        accumulation: int,
+        scaler: torch.amp.GradScaler | None,
+    ) -> FoundLR:
+        """Search on what a trainer has set up, by its own steps.
+
+        Args:
+            steps: takes them.
+            model: what is trained, wrapped as the trainer has it.
+            optimizer: the trainer's, perhaps in a wrapper of its own.
+            train_batches: see :func:`~ray_autolrs.training.find_lr.find_lr`, as the others are.
+            total_steps: likewise.
+            accumulation: likewise.
+            scaler: likewise.
+        """
+        bare = innermost(optimizer)
+        return find_lr(
+            model,
+            bare,
+            loss=steps.loss,
+            step=steps.take,
+            train_batches=train_batches,
+            total_steps=total_steps,
+            lr=peak_lrs(bare)[0] if self.lr is None else self.lr,
+            search=self.search,
+            accumulation=accumulation,
+            scaler=scaler,
+            validation_samples=self.validation_samples,
+            seed=self.seed,
+        )
+
+    def calibrated_view(
+        self, optimizer: Any, model: nn.Module, forward: Callable[[Any], object]
+    ) -> CalibratedView | None:
+        """Let the average be looked at with BatchNorm statistics of its own, if it has some."""
+        if self.averaging is None:
+            return None
+        count = self.averaging.calibration_batches
+        return calibrated_view(innermost(optimizer), model, forward, count)
 
     def set_momentum(self, optimizer: Optimizer, global_batch_size: int) -> None:
         """Give an average that has no step yet the momentum that its batch asks for."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from ray_autolrs.training.batches import Batches, to_device
 from ray_autolrs.training.collectives import Group
@@ -39,6 +40,7 @@ class Tape:
                 f"batches of type {type(source).__name__} cannot be iterated; give a DataLoader or "
                 "another iterable of batches"
             )
+        source = _apart(source)
         self._source = source
         self._repeats = repeats
         self._reading = OwnRandomStates()
@@ -215,6 +217,19 @@ def arrays(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
             yield from arrays(item)
     elif hasattr(value, "__dict__"):
         yield from arrays(vars(value))
+
+
+def _apart(source: Any) -> Any:
+    """Return what gives a loader's batches without moving the loader.
+
+    One with a state, such as a ``StatefulDataLoader``, may have been told to begin in the middle
+    of an epoch: the loop is still to begin there. A stream's samples are gone once they are read,
+    so that its loader has to tell of those.
+    """
+    is_map_style = isinstance(source, DataLoader) and not isinstance(
+        source.dataset, IterableDataset
+    )
+    return copy.copy(source) if is_map_style and hasattr(source, "load_state_dict") else source
 
 
 def _device_of(batch: Any) -> torch.device:

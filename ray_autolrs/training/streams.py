@@ -18,7 +18,7 @@ from torch import Tensor
 from ray_autolrs.task import TrainingTask
 from ray_autolrs.training.batches import Batches, StepBatches
 from ray_autolrs.training.collectives import Group
-from ray_autolrs.training.random_streams import Stream
+from ray_autolrs.training.random_streams import Stream, random_states_kept, seed_everything
 from ray_autolrs.training.ready_batches import arrays, copied
 from ray_autolrs.training.stream_reader import Position, StreamReader, is_stream
 
@@ -38,7 +38,7 @@ def training_batches(
     Raises:
         ValueError: the data are refused.
     """
-    data = task.train_dataset()
+    data = _train_dataset(task, seed)
     if not is_stream(data):
         return StepBatches(
             task, data, micro_batch_size=micro_batch_size, seed=seed, pin_memory=pin_memory
@@ -50,6 +50,16 @@ def training_batches(
             task.loader_workers,
         )
     return StreamBatches(task, data, group, micro_batch_size=micro_batch_size, seed=seed)
+
+
+def _train_dataset(task: TrainingTask, seed: int) -> Any:
+    """Ask for the data; what draws its order when it is made draws the same each time.
+
+    A ``StatefulDataLoader`` that shuffles does, and a ``random_split``.
+    """
+    with random_states_kept(with_cuda=False):
+        seed_everything(seed, Stream.DATA)
+        return task.train_dataset()
 
 
 class StreamBatches(Batches):
@@ -151,7 +161,7 @@ class StreamBatches(Batches):
         if place in self._kept:
             return
         if place < self._reader.place:
-            self._read_from_mark(place, self._task.train_dataset())
+            self._read_from_mark(place, _train_dataset(self._task, self._seed))
         floor = max(self._floor, place - self.look_back * self.per_step)
         while (at := self._reader.place) <= place:
             if at == self._next_mark > 0 and self._reader.knows_its_state:

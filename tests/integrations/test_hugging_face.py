@@ -134,7 +134,7 @@ def test_a_resumed_run_goes_on_without_a_search(tmp_path, monkeypatch, averaged,
     seen = Seen(whole)
     whole.add_callback(seen)
     whole.train()
-    monkeypatch.setattr("ray_autolrs.integrations.hugging_face.find_lr", None)
+    monkeypatch.setattr("ray_autolrs.integrations.live_training.find_lr", None)
     resumed = trainer_of(tmp_path, **settings)
     other = searched(resumed, averaging=averaging)
     again = Seen(resumed)

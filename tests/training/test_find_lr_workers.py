@@ -30,6 +30,17 @@ class Quartered(DigitsTask):
     max_grad_norm = 1.0
 
 
+class Layered(Quartered):
+    """Without BatchNorm, which a run does not shard."""
+
+    parallelism = "fsdp2"
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 10)
+        ).double()
+
+
 AVERAGES: dict[str, Averaging | None] = {"plain": None, "averaged": ScheduleFreeAverage()}
 
 
@@ -52,6 +63,16 @@ def search(group: Group) -> dict[str, Any]:
             found[f"{name}, wrapped" if is_wrapped else name] = replace(result, batches=iter(()))
 
     found |= {f"{name}, sharded": sharded(group, AVERAGES[name]) for name in AVERAGES}
+    for averaging in AVERAGES.values():
+        run = searched_by_worker(Layered(), group, averaging=averaging)
+        loop = Loop(Layered(), group.rank, group.size)
+        loop.task.shard(loop.model, init_device_mesh("cpu", (group.size,)))
+        loop.optimizer = loop.task.build_optimizer(loop.model)
+        result = loop.find(averaging=averaging)
+        assert result.lr == run.segment.peak_lr
+        assert [(probe.lr, probe.loss) for probe in result.probes if not probe.diverged] == [
+            (probe.peak_lr, probe.forecast.loss) for probe in run.results if probe.forecast
+        ]
     loop = Loop(Quartered(), group.rank, group.size)
     model = DistributedDataParallel(loop.model)
 

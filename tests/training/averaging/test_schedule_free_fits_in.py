@@ -85,7 +85,7 @@ def test_accelerate_prepares_it():
     pytest.importorskip("accelerate", reason="needs the extra transformers")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from accelerate import Accelerator  # type: ignore[import-untyped]
+        from accelerate import Accelerator
 
         accelerator = Accelerator(cpu=True)
     model, other = built(full_net), built(full_net)
