@@ -121,6 +121,8 @@ class Snapshot:
         _restore_tensors(replica.module, state["tensors"], replica.device)
         for name, extra in state["extra"].items():
             replica.module.get_submodule(name).set_extra_state(copy.deepcopy(extra))
+        if replica.path is not None:
+            replica.path.let_go()
         restore_state(replica.optimizer, state["optimizer"])
         _restore_average(replica.average, state["average"])
         if replica.path is not None and state["path"]:
