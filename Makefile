@@ -2,6 +2,7 @@
 # make test   install what the tests need, then lint, check types and run every test
 # make lint   ruff and mypy only
 # make bench  time steps, count memory and copy snapshots beside plain loops; a table each
+# make gpu-folder  make build/gpu, from which bench/gpu/run.sh checks a GPU without Ray and network
 # make test-lowest  run the core tests with the oldest versions that pyproject.toml admits
 # make clean  remove .venv and the caches; runs/ stays, it holds results
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-lowest lint bench clean
+.PHONY: demo test test-lowest lint bench gpu-folder clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python jobs/quickstart.py
@@ -27,6 +28,14 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m bench.steps
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.snapshot_store
+
+# Both packages are unpacked, not installed.
+gpu-folder: $(VENV)/.installed-test
+	mkdir -p build/debian
+	cd build/debian && apt-get download dataset-fashion-mnist sword-text-web
+	for package in build/debian/*.deb; do dpkg-deb -x $$package build/debian; done
+	$(BIN)/python -m bench.gpu.folder --fashion build/debian/usr/share/datasets/fashion-mnist \
+		--sword build/debian/usr/share/sword/modules --out build/gpu
 
 # The lower bounds of pyproject.toml, in an environment of their own. What old versions warn of fails
 # no test here. Two tests are left out, whose numbers are those of newer versions' last bits: whether
