@@ -1,7 +1,7 @@
 # make demo   install the package into .venv and train the quickstart
 # make test   install what the tests need, then lint, check types and run every test
 # make lint   ruff and mypy only
-# make bench  time steps, count memory and copy snapshots beside plain loops; a table each
+# make bench  what the search costs beyond its own steps, beside plain loops: at last one table
 # make gpu-folder  make build/gpu, from which bench/gpu/run.sh checks a GPU without Ray and network
 # make test-lowest  run the core tests with the oldest versions that pyproject.toml admits
 # make clean  remove .venv and the caches; runs/ stays, it holds results
@@ -27,7 +27,12 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m bench.steps
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.snapshot
+	$(BIN)/python -m bench.probe_validation
+	$(BIN)/python -m bench.deciding
+	$(BIN)/python -m bench.stage_overhead
 	$(BIN)/python -m bench.snapshot_store
+	$(BIN)/python -m bench.table
 
 # Both packages are unpacked, not installed.
 gpu-folder: $(VENV)/.installed-test
