@@ -9,7 +9,14 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from torch import nn
 
-from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Bracket, Checkpoints, Stages
+from ray_autolrs import (
+    AutoLRSConfig,
+    AutoLRSResult,
+    AutoLRSTrainer,
+    Bracket,
+    Checkpoints,
+    Stages,
+)
 from tests.cluster.ray_tasks import KilledOnce
 from tests.cluster.tiny_runs import model_of
 
@@ -33,7 +40,7 @@ class Whole(Killed):
     parallelism = "ddp"
 
 
-def fit(path: Path, task: Killed, name: str, workers: int) -> object:
+def fit(path: Path, task: Killed, name: str, workers: int) -> AutoLRSResult:
     return AutoLRSTrainer(
         task,
         AutoLRSConfig(
@@ -48,7 +55,7 @@ def fit(path: Path, task: Killed, name: str, workers: int) -> object:
         run_config=RunConfig(
             name=name,
             storage_path=str(path),
-            failure_config=FailureConfig(max_failures=1),
+            failure_config=FailureConfig(max_failures=min(1, workers)),
         ),
     ).fit()
 
@@ -60,10 +67,7 @@ def test_a_sharded_run_survives_a_worker_and_is_that_of_one_process(tmp_path: Pa
     assert marker.exists()
     marker.touch()
     alone = fit(tmp_path, Whole(marker, passes=0), "alone", 0)
-    kinds = [event["kind"] for event in killed.events]
-    assert kinds.count("ready") == 2
-    again = [event for event in killed.events if event["kind"] == "ready"][1]
-    assert again["step"] >= 0
+    assert [event["kind"] for event in killed.events].count("ready") == 2
     pairs = [
         (both["training_losses"], one["training_losses"])
         for both, one in zip(
