@@ -17,6 +17,7 @@ from ray_autolrs import (
     Checkpoints,
     Stages,
 )
+from ray_autolrs.task import Parallelism
 from tests.cluster.ray_tasks import KilledOnce
 from tests.cluster.tiny_runs import model_of
 
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 class Killed(KilledOnce):
     """Digits with layers that are sharded; dies once, in the last stage."""
 
-    parallelism = "fsdp2"
+    parallelism: Parallelism = "fsdp2"
 
     def build_model(self) -> nn.Module:
         torch.manual_seed(0)
