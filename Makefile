@@ -1,8 +1,9 @@
 # make demo   install the package into .venv and train the quickstart
 # make test   install what the tests need, then lint, check types and run every test
 # make lint   ruff and mypy only
-# make bench  time steps, count memory and copy snapshots beside plain loops; a table each
+# make bench  what the search costs beyond its own steps, beside plain loops: at last one table
 # make docs   write docs/settings.md and build the pages of docs/ into build/site
+# make gpu-folder  make build/gpu, from which bench/gpu/run.sh checks a GPU without Ray and network
 # make test-lowest  run the core tests with the oldest versions that pyproject.toml admits
 # make clean  remove .venv and the caches; runs/ stays, it holds results
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-lowest lint bench docs clean
+.PHONY: demo test test-lowest lint bench docs gpu-folder clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python jobs/quickstart.py
@@ -27,7 +28,20 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m bench.steps
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.snapshot
+	$(BIN)/python -m bench.probe_validation
+	$(BIN)/python -m bench.deciding
+	$(BIN)/python -m bench.stage_overhead
 	$(BIN)/python -m bench.snapshot_store
+	$(BIN)/python -m bench.table
+
+# Both packages are unpacked, not installed.
+gpu-folder: $(VENV)/.installed-test
+	mkdir -p build/debian
+	cd build/debian && apt-get download dataset-fashion-mnist sword-text-web
+	for package in build/debian/*.deb; do dpkg-deb -x $$package build/debian; done
+	$(BIN)/python -m bench.gpu.folder --fashion build/debian/usr/share/datasets/fashion-mnist \
+		--sword build/debian/usr/share/sword/modules --out build/gpu
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/settings_page.py

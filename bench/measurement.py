@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def write_results(name: str, settings: Mapping[str, Any], rows: Iterable[Row]) -
         "command": " ".join(["python", "-m", f"bench.{name}", *sys.argv[1:]]),
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": versions(),
         "cpus": os.cpu_count(),
         "settings": settings,
         "rows": done,
@@ -49,6 +50,15 @@ def write_results(name: str, settings: Mapping[str, Any], rows: Iterable[Row]) -
         text = json.dumps(result, indent=2)
         (RESULTS_FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     print(markdown(done))
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of the packages that count; None where one is missing."""
+    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def commit() -> str:

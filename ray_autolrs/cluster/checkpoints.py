@@ -26,7 +26,8 @@ from ray_autolrs.training.worker import Worker
 class StateKeeper:
     """Stores the workers' state, from rank 0: between stages and, when it is due, within them.
 
-    Training stands still only while the state is copied to host memory. Within a probe or a stage
+    Training stands still only while the state is copied to host memory; of a sharded model, while
+    each worker writes its shards. Within a probe or a stage
     nothing is stored while the last checkpoint is still being written. Probes that a worker or an
     actor runs by itself are not stored: they are at most a tenth of a stage, there are as many
     states as lanes, and what they have told is in the log.
@@ -67,9 +68,9 @@ class StateKeeper:
                 self._lowest_loss = self._store.lowest_loss()
             self._store.delete_staged()
             self.writer = CheckpointWriter(self._store, self._times.written)
-            # Within a stage rank 0 stores by itself, and of a sharded model it has a part only.
-            if not self._worker.replica.is_sharded:
-                self._worker.keeper = self
+        # Within a stage rank 0 stores by itself, and of a sharded model all do.
+        if self._worker.replica.is_sharded or self.writer is not None:
+            self._worker.keeper = self
         return self
 
     def __exit__(
@@ -110,7 +111,7 @@ class StateKeeper:
         staged: Entries = {}
         copy = self._copied(step) if self.writer is not None else None
         if worker.replica.is_sharded:
-            state, staged = stage_shards(worker, self._store, Place(step))
+            state, staged = stage_shards(worker.snapshot, worker.group, self._store, Place(step))
         elif copy is not None:
             state = copy.state_dict()
         model = best.state
@@ -126,28 +127,48 @@ class StateKeeper:
         self.writer.submit(Draft(Place(step), copy, lambda: files, told, copied_s, staged))
 
     def look(self, run: SegmentRun, done: int) -> None:
-        """Store the state within a probe or a stage, if it is due; rank 0 alone calls it."""
-        assert self.writer is not None, "rank 0 is the keeper"
+        """Store the state within a probe or a stage, if it is due.
+
+        Rank 0 calls it; of a sharded model, all workers do, and do as rank 0 says.
+        """
+        loss = run.loss_after(done)
+        is_due = self.writer is not None and self._is_due(run, done, loss)
+        place = Place(self._worker.snapshot.step, self._number + 1) if is_due else None
+        if self._worker.replica.is_sharded:
+            place = self._worker.group.broadcast_object(place)
+        if place is not None:
+            self._save_within(run, done, loss, place)
+
+    def _is_due(self, run: SegmentRun, done: int, loss: float | None) -> bool:
+        assert self.writer is not None, "rank 0 decides"
         self.writer.check()
         if run is not self._run:
             self._run, self._done = run, run.begun_steps
         is_due = self._times.is_due(time.monotonic(), done - self._done)
         self._done = done
-        loss = run.loss_after(done)
         is_better = self._settings.best and loss is not None and loss < self._lowest_loss
-        if (is_due or is_better or self._is_urgent()) and self.writer.is_idle:
-            self._save_within(run, done, loss)
+        return (is_due or is_better or self._is_urgent()) and self.writer.is_idle
 
-    def _save_within(self, run: SegmentRun, done: int, loss: float | None) -> None:
-        assert self.writer is not None
+    def _save_within(self, run: SegmentRun, done: int, loss: float | None, place: Place) -> None:
         started_s = time.perf_counter()
-        start, name = self._worker.snapshot.step, command_name(run.command)
-        copy = self._copied(start + done)
-        files = functools.partial(files_within, copy, start, name, run.known, run.best_so_far())
+        worker, name = self._worker, command_name(run.command)
+        copy = self._copied(place.step + done) if self.writer is not None else None
+        staged: Entries = {}
+        state = copy.state_dict if copy is not None else dict
+        if worker.replica.is_sharded:
+            # Written as it is: a copy would need room for it, and training waits either way.
+            lent = Snapshot()
+            lent.lend(worker.replica, place.step + done)
+            rest, staged = stage_shards(lent, worker.group, self._store, place)
+            state = rest.copy
+        if self.writer is None or copy is None:
+            return
+        best = run.best_so_far()
+        files = functools.partial(files_within, state, place.step, name, run.known, best)
         copied_s = time.perf_counter() - started_s
-        self._number += 1
+        self._number = place.number
         told = self._told(loss) | {"command": name, "done_steps": done}
-        self.writer.submit(Draft(Place(start, self._number), copy, files, told, copied_s))
+        self.writer.submit(Draft(place, copy, files, told, copied_s, staged))
 
     def _told(self, loss: float | None) -> dict[str, Any]:
         """Return what a manifest says of a validation loss, and of what it was stored for."""
@@ -168,12 +189,16 @@ class StateKeeper:
 
 
 def files_within(
-    copy: Snapshot, start: int, name: Mapping[str, Any], known: KnownSteps, best: BestWeights
+    state: Callable[[], dict[str, Any]],
+    start: int,
+    name: Mapping[str, Any],
+    known: KnownSteps,
+    best: BestWeights,
 ) -> dict[str, Any]:
     """Return the files of a checkpoint within a stage; the thread that writes them calls it.
 
     Args:
-        copy: the state.
+        state: returns the state.
         start: applied steps before the stage.
         name: of the command that is under way.
         known: of its steps so far.
@@ -181,7 +206,7 @@ def files_within(
     """
     within = {"start": start, "command": name, "known": known.to_plain()}
     told = {"best": {"step": best.step, "loss": best.loss}, "within": within}
-    files: dict[str, Any] = {STATE_FILE: copy.state_dict() | told}
+    files: dict[str, Any] = {STATE_FILE: state() | told}
     if best.step >= 0:
         files[MODEL_FILE] = best.state
     return files

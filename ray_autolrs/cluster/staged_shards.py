@@ -17,13 +17,14 @@ from pyarrow import fs
 
 from ray_autolrs.cluster.checkpoint_files import Entries, entries_of
 from ray_autolrs.cluster.checkpoint_store import CheckpointStore, Place
-from ray_autolrs.training.worker import Worker
+from ray_autolrs.training.collectives import Group
+from ray_autolrs.training.snapshot import Snapshot
 
 
 def stage_shards(
-    worker: Worker, store: CheckpointStore, place: Place
+    snapshot: Snapshot, group: Group, store: CheckpointStore, place: Place
 ) -> tuple[dict[str, Any], Entries]:
-    """Write the shards of the worker's snapshot. All workers call it, and wait for each other.
+    """Write the shards of each worker's snapshot. All workers call it, and wait for each other.
 
     Returns:
         A copy of the rest of the state, and what a manifest says of all workers' files, by their
@@ -31,12 +32,12 @@ def stage_shards(
     """
     from ray_autolrs.training.shard_files import save_shards  # loads DTensor and more
 
-    target = f"{store.staging_path(place)}/{worker.group.rank}"
+    target = f"{store.staging_path(place)}/{group.rank}"
     with _written_to(store, target) as folder:
-        rest = save_shards(worker.snapshot.state_dict(), folder)
-        mine = {f"{worker.group.rank}/{name}": entry for name, entry in entries_of(folder).items()}
-    staged = {name: entry for each in worker.group.gather(mine) for name, entry in each.items()}
-    # The next snapshot writes into the memory of this one.
+        rest = save_shards(snapshot.state_dict(), folder)
+        mine = {f"{group.rank}/{name}": entry for name, entry in entries_of(folder).items()}
+    staged = {name: entry for each in group.gather(mine) for name, entry in each.items()}
+    # Its tensors are the snapshot's, which changes.
     return copy.deepcopy(rest), staged
 
 

@@ -97,7 +97,8 @@ class Replica:
         self.path = WeightPath(self.average.optimizer) if follows else None
         self._group = group
         # A user's own module may be wrapped already, and a user's own step sees to it itself.
-        is_live = averages_gradients(self.module) or self._own_step is not None
+        self._averages_itself = averages_gradients(self.module)
+        is_live = self._averages_itself or self._own_step is not None
         self.can_look_back = not (isinstance(task, LiveLoop) and is_live)
         alone = group.size == 1 or is_live
         self._group_module = self.module if alone else data_parallel(self.module, device)
@@ -250,10 +251,12 @@ class Replica:
             forward_module = self._find_unused(step, micros[0], batches[0])
         self.train_mode()
         self.clear_gradients()
+        # To look through the layers for sharded ones would take time in each step.
+        syncs = forward_module is not self.module or self._averages_itself
         buffers_of_first: list[Tensor] = []
         for place, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             is_last = place == len(micros) - 1
-            with gradient_sync(forward_module, is_last):
+            with gradient_sync(forward_module, is_last) if syncs else contextlib.nullcontext():
                 loss = self._loss(step, micro, batch, forward_module)
                 part = loss if len(micros) == 1 else loss / len(micros)
                 self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]

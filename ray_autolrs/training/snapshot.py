@@ -42,7 +42,7 @@ from ray_autolrs.training.optimizer_state import copied_state, restore_state
 from ray_autolrs.training.plain_state import as_plain, from_plain
 from ray_autolrs.training.random_streams import random_states, set_random_states
 from ray_autolrs.training.replica import Replica
-from ray_autolrs.training.tensor_copies import to_host, within_device
+from ray_autolrs.training.tensor_copies import CopyTensor, to_host, within_device
 
 State = dict[str, Any]
 
@@ -67,11 +67,21 @@ class Snapshot:
     def capture(self, replica: Replica, step: int) -> None:
         """Copy the replica's state. When it returns, the replica may change."""
         self.step = step
-        old = self._state
         on_host = self._in_host_memory
         if on_host is None:
             on_host = belongs_on_host(replica, lambda: self._bytes_on(replica.device))
-        copied = to_host if on_host else within_device
+        self._take(replica, to_host if on_host else within_device)
+        if replica.device.type == "cuda":
+            torch.cuda.current_stream(replica.device).synchronize()
+
+    def lend(self, replica: Replica, step: int) -> None:
+        """Hold the replica's own tensors, to be read before it changes."""
+        self.step = step
+        self._state = {}
+        self._take(replica, lambda tensor, _: tensor.detach())
+
+    def _take(self, replica: Replica, copied: CopyTensor) -> None:
+        old = self._state
         path = [] if replica.path is None else replica.path.tensors
         self._state = {
             "tensors": {
@@ -99,8 +109,6 @@ class Snapshot:
             "scaler": replica.scaler.state_dict(),
             "random": random_states([replica.device]),
         }
-        if replica.device.type == "cuda":
-            torch.cuda.current_stream(replica.device).synchronize()
 
     def _bytes_on(self, device: torch.device) -> int:
         """Return what the last capture holds on a device."""
@@ -122,6 +130,8 @@ class Snapshot:
         _restore_tensors(replica.module, state["tensors"], replica.device)
         for name, extra in state["extra"].items():
             replica.module.get_submodule(name).set_extra_state(copy.deepcopy(extra))
+        if replica.path is not None:
+            replica.path.let_go()
         restore_state(replica.optimizer, state["optimizer"])
         _restore_average(replica.average, state["average"])
         if replica.path is not None and state["path"]:

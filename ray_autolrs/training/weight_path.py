@@ -24,7 +24,9 @@ from ray_autolrs.training.averaging.average import parameters_of
 
 MOST_TENSORS = 64
 MOST_ELEMENTS = 4096
-"""Of a tensor: distances are those of a sample, which costs two small kernels a step."""
+"""Of a tensor: distances are those of a sample, which costs four small kernels a step."""
+
+_NO_STATE: dict[str, Tensor] = {}
 
 
 class WeightPath:
@@ -42,16 +44,26 @@ class WeightPath:
         self._optimizer = optimizer
         trained = [weights for weights in parameters_of(optimizer) if weights.requires_grad]
         self._followed = trained[:: math.ceil(len(trained) / MOST_TENSORS)]
-        start = self._sample()
+        self._addresses: list[int] = []
+        self._views: list[Tensor] = []
+        self._find_weights()
+        start = torch.cat([view.float() for view in self._views])
+        self._spare = torch.empty_like(start)
         squares = torch.zeros((), dtype=torch.float64, device=start.device)
         self.tensors = [start, start.clone(), squares]
 
     def take_in(self) -> None:
         """Take in the weights after a step."""
-        _, latest, squares = self.tensors
-        now = self._sample()
-        squares.add_(torch.linalg.vector_norm(now - latest).double().square())
-        latest.copy_(now)
+        latest, now = self.tensors[1], self._spare
+        self._find_weights()
+        torch.cat(self._views, out=now)
+        latest.sub_(now)
+        self.tensors[2].add_(torch.dot(latest, latest))
+        self.tensors[1], self._spare = now, latest
+
+    def let_go(self) -> None:
+        """Keep no weights alive: they are about to be replaced, and memory may be short."""
+        self._addresses, self._views = [], []
 
     def directness(self) -> float | None:
         """Return d; None before the weights have moved, or once they are not finite."""
@@ -60,11 +72,21 @@ class WeightPath:
         found = float(distance / squares.sqrt())
         return found if math.isfinite(found) else None
 
-    def _sample(self) -> Tensor:
-        parts: list[Tensor] = []
-        for parameter in self._followed:
-            # Schedule-Free optimizers keep z beside the parameters.
-            weights = self._optimizer.state.get(parameter, {}).get("z", parameter).detach()
-            every = max(1, weights.numel() // MOST_ELEMENTS)
-            parts.append(weights.reshape(-1)[::every].float())
-        return torch.cat(parts)
+    def _find_weights(self) -> None:
+        """Look again where a sample lies, if weights are elsewhere than at the last look."""
+        state = self._optimizer.state
+        # Schedule-Free optimizers keep z beside the parameters, from their first step on.
+        weights = [state.get(p, _NO_STATE).get("z", p) for p in self._followed]
+        addresses = [tensor.data_ptr() for tensor in weights]
+        if addresses == self._addresses:
+            return
+        self._addresses = addresses
+        # They keep the memory that they lie in, so that no other tensor gets an address of theirs.
+        self._views = [_sample_of(tensor.detach()) for tensor in weights]
+
+
+def _sample_of(weights: Tensor) -> Tensor:
+    """Return some elements of a tensor, in its own memory."""
+    every = max(1, weights.numel() // MOST_ELEMENTS)
+    in_memory = sorted(range(weights.ndim), key=weights.stride, reverse=True)
+    return weights.permute(in_memory).view(-1)[::every]

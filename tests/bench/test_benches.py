@@ -126,7 +126,7 @@ def test_memory_is_told_in_copies_of_the_parameters(run: Run):
 
 def test_steps_are_timed_in_turn(run: Run):
     rows = run(steps, ["--width", "8", "--rounds", "3", "--steps", "1", "--device", "cpu"])
-    assert [row["step"].split(",")[0] for row in rows] == ["no average", "averaged"]
+    assert [row["step"].split(",")[0] for row in rows] == ["no average", "default", "a probe's"]
     assert all(0.1 < row["from"] <= row["ratio"] <= row["to"] < 10 for row in rows)
 
 

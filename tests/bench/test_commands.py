@@ -16,7 +16,7 @@ TOLD_IN = [
     *sorted((ROOT / "bench").glob("*.md")),
     *sorted((ROOT / "bench").rglob("*.py")),
 ]
-PACKAGES = {"bench.quality", "bench.leave_one_out", "bench.kill_matrix"}
+PACKAGES = {"bench.gpu.folder", "bench.quality", "bench.leave_one_out", "bench.kill_matrix"}
 
 
 def told_commands() -> set[str]:
@@ -43,12 +43,22 @@ def test_commands_are_told():
 def test_a_command_is_understood(command, monkeypatch):
     """Its options are parsed, and then it would measure."""
     name, *words = shlex.split(command)
-    module = importlib.import_module(f"{name}.__main__" if name in PACKAGES else name)
+    module = importlib.import_module(
+        f"{name}.__main__" if name in PACKAGES - {"bench.gpu.folder"} else name
+    )
 
     def stop(*args: object, **settings: object) -> None:
         raise InterruptedError
 
-    for step in ("write_results", "make_runs", "read_records", "read_cache", "try_inputs", "read"):
+    for step in (
+        "write_results",
+        "make",
+        "make_runs",
+        "read_records",
+        "read_cache",
+        "try_inputs",
+        "read",
+    ):
         monkeypatch.setattr(module, step, stop, raising=False)
     monkeypatch.setattr("ray.init", lambda **settings: None)
     with pytest.raises(InterruptedError):

@@ -170,10 +170,12 @@ CONFIG = AutoLRSConfig(
 )
 
 
-def run(storage: Path, name: str, task: ToyTask, group: Group) -> dict[str, Any]:
+def run(
+    storage: Path, name: str, task: ToyTask, group: Group, config: AutoLRSConfig = CONFIG
+) -> dict[str, Any]:
     """Train in lock-step, with the search in rank 0's process."""
     folder = RunFolder(str(storage), name)
-    config = CONFIG.resolve(global_batch_size=task.global_batch_size)
+    config = config.resolve(global_batch_size=task.global_batch_size)
     search: Any = SearchActor(config, folder) if group.rank == 0 else None
     store = CheckpointStore(folder, keep=2)
     worker_loop(task, config, group, CPU, search, store, Sequential())

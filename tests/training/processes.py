@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import start_processes
 from ray_autolrs.training.collectives import Group, ProcessGroup
 from tests.training.toy import CPU
 
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 # Each process is forked from a server that has imported this once, which takes longer than any
 # test; a fork of pytest itself, which has trained, would not be safe.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -71,6 +72,50 @@ def test_large_models_are_followed_by_a_sample():
     parameters = [torch.zeros(10_000, requires_grad=True) for _ in range(3 * MOST_TENSORS)]
     path = WeightPath(SGD(parameters, lr=1.0))
     assert path.tensors[0].numel() <= MOST_TENSORS * 2 * MOST_ELEMENTS
+
+
+def test_weights_in_another_order_or_type_are_followed_where_they_lie():
+    """Channels-last ones, float64 and bfloat16; z joins at the first step."""
+    kernel = torch.zeros(8, 4, 2, 2).to(memory_format=torch.channels_last)
+    parameters = [
+        kernel.requires_grad_(),
+        torch.zeros(5, 3, dtype=torch.float64, requires_grad=True),
+        torch.zeros(3, dtype=torch.bfloat16, requires_grad=True),
+        torch.zeros(()).requires_grad_(),
+    ]
+    for optimizer in (SGD(parameters, lr=1.0), ScheduleFree(SGD(parameters, lr=1.0))):
+        path = WeightPath(optimizer)
+        assert path.tensors[0].numel() == 128 + 15 + 3 + 1
+        for sign in (1, 1, -1):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, sign)
+            optimizer.step()
+            path.take_in()
+        assert path.directness() == pytest.approx(1 / math.sqrt(3), rel=1e-6)
+
+
+def test_a_step_is_the_same_as_by_the_definition():
+    """Over a run with a restore to before the first step, which drops z."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(9000, generator=generator).requires_grad_()
+    optimizer = ScheduleFree(Adam([weights], lr=0.01))
+    path = WeightPath(optimizer)
+    start, beginning = weights.detach().clone(), [tensor.clone() for tensor in path.tensors]
+    for _ in range(2):
+        path.let_go()
+        weights.detach().copy_(start)
+        optimizer.state.clear()
+        for tensor, value in zip(path.tensors, beginning, strict=True):
+            tensor.copy_(value)
+        ways = [start[::2]]
+        for _ in range(5):
+            weights.grad = weights.detach() + torch.randn(9000, generator=generator)
+            optimizer.step()
+            path.take_in()
+            ways.append(optimizer.state[weights]["z"].clone()[::2])
+        steps = torch.stack([new - old for old, new in itertools.pairwise(ways)]).double()
+        expected = (ways[-1] - start[::2]).double().norm() / steps.square().sum().sqrt()
+        assert path.directness() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_probe_leaves_no_trace_and_a_stage_tells_its_directness():

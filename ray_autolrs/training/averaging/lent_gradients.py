@@ -6,10 +6,8 @@ is given the gradient's own memory for the time of a step, and kept by nobody in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 FIRST_MOMENT = "exp_avg"
@@ -24,23 +22,3 @@ def lends_gradient(optimizer: Optimizer, group: dict[str, Any]) -> bool:
     is_off = isinstance(optimizer, Adam) and group["betas"][0] == 0
     changes = group.get("weight_decay", 0) != 0 and not group.get("decoupled_weight_decay", False)
     return is_off and not changes and not group.get("maximize", False)
-
-
-def lend_gradients(
-    optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[Tensor]
-) -> None:
-    """Let the mean of gradients lie in the gradients' memory, before a step."""
-    if lends_gradient(optimizer, group):
-        for parameter in parameters:
-            own = optimizer.state.get(parameter)
-            if own:  # Adam builds the state where it finds it empty.
-                own[FIRST_MOMENT] = parameter.grad
-
-
-def take_back_gradients(
-    optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[Tensor]
-) -> None:
-    """Drop the mean of gradients, after a step."""
-    if lends_gradient(optimizer, group):
-        for parameter in parameters:
-            optimizer.state[parameter].pop(FIRST_MOMENT, None)

@@ -6,8 +6,10 @@ Symbols
     y   point where gradients are taken, between them: y = x + (1 - β) (z - x)
 
 In training the parameters hold y and a buffer holds z. While the optimizer inside steps, the
-parameters hold z and the buffer x. Parameters are moved many at a time by torch's ``foreach``
-operations, with a copy of no more than ``CHUNK_BYTES`` of them meanwhile.
+parameters hold z. Either they hold z's memory then, and x lies in their own; or, for optimizers
+that keep where the parameters were and for sharded ones, the buffer holds x, and weights are
+copied to and fro: many at a time by torch's ``foreach`` operations, with a copy of no more than
+``CHUNK_BYTES`` of them meanwhile. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -38,6 +40,42 @@ def return_to_points(
         points = torch._foreach_lerp(averages, weights, 1 - beta)
         torch._foreach_copy_(averages, weights)
         torch._foreach_copy_(weights, points)
+
+
+def exchange_memory(parameters: list[Tensor], buffers: list[Tensor], beta: float) -> list[Tensor]:
+    """Let parameters that hold y have the memory of their buffers, which hold z.
+
+    Returns:
+        x, in the parameters' own memory.
+    """
+    averages = [parameter.detach() for parameter in parameters]
+    if averages:
+        torch._foreach_lerp_(averages, buffers, 1 - 1 / beta)
+    for parameter, buffer in zip(parameters, buffers, strict=True):
+        parameter.data = buffer
+    return averages
+
+
+def give_back_memory(
+    parameters: list[Tensor],
+    buffers: list[Tensor],
+    averages: list[Tensor],
+    beta: float,
+    newest_weight: float,
+) -> None:
+    """Take z into x, and give parameters their own memory back, with y in it.
+
+    Args:
+        parameters: at least one.
+        buffers: hold z, in the memory that the parameters have.
+        averages: what :func:`exchange_memory` returned.
+        beta: the momentum.
+        newest_weight: of z in x.
+    """
+    torch._foreach_lerp_(averages, buffers, newest_weight)
+    torch._foreach_lerp_(averages, buffers, 1 - beta)
+    for parameter, average in zip(parameters, averages, strict=True):
+        parameter.data = average
 
 
 def _chunks(

@@ -9,15 +9,14 @@ In a step, for the parameters that got a gradient (see
     y = x + (1 - β) (z - x)
 
 These are the steps of the ``schedulefree`` package's wrapper, to the last bit; the tests compare.
+How a step is taken in few kernels is in :mod:`ray_autolrs.training.averaging.group_step`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -26,9 +25,8 @@ from torch.optim import LBFGS, Optimizer
 
 from ray_autolrs.training.averaging.average import STEPS, averages_itself, refuse_a_second_average
 from ray_autolrs.training.averaging.batch_norm import kept_statistics, take_statistics
-from ray_autolrs.training.averaging.lent_gradients import lend_gradients, take_back_gradients
-from ray_autolrs.training.averaging.lr_factors import bias_factor, turn_momentum_off
-from ray_autolrs.training.averaging.points import leave_points, return_to_points
+from ray_autolrs.training.averaging.group_step import GroupStep
+from ray_autolrs.training.averaging.lr_factors import turn_momentum_off
 
 
 @final
@@ -163,55 +161,13 @@ class ScheduleFree(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            moving = [self._begin(group) for group in self.param_groups]
+            moving = [GroupStep(self.base, group) for group in self.param_groups]
             try:
                 self.base.step()
             finally:
-                for group, moved in zip(self.param_groups, moving, strict=True):
-                    self._end(group, moved)
+                for moved in moving:
+                    moved.end()
         return loss
-
-    def _begin(self, group: dict[str, Any]) -> _Moving:
-        """Let the parameters hold z, and what is kept of them x."""
-        moving = _Moving([p for p in group["params"] if p.grad is not None], group["lr"])
-        for parameter in moving.parameters:
-            # Taken out: Adam and others build a parameter's state where they find it empty.
-            own = self.state.get(parameter, {})
-            first = "z" not in own
-            moving.kept.append(parameter.detach().clone() if first else own.pop("z"))
-            # The smallest number, because the LR may be 0.
-            moving.weight_sums.append(sys.float_info.min if first else own.pop("weight_sum"))
-        lend_gradients(self.base, group, moving.parameters)
-        leave_points(moving.parameters, moving.kept, group["average_momentum"])
-        factor = group["lr_factor"] * bias_factor(self.base, group, group[STEPS])
-        if isinstance(moving.lr, Tensor):
-            moving.lr = moving.lr.clone()
-            group["lr"].mul_(factor)
-        else:
-            group["lr"] = moving.lr * factor
-        return moving
-
-    def _end(self, group: dict[str, Any], moved: _Moving) -> None:
-        """Take the parameters in, and let them hold y again."""
-        # Prodigy and its kind find d, a factor of the LR.
-        group["lr_max"] = max(float(group["lr"]) * float(group.get("d", 1.0)), group["lr_max"])
-        weight = (group[STEPS] + 1) ** group["average_power"] * group["lr_max"] ** 2
-        group[STEPS] += 1
-        if isinstance(moved.lr, Tensor):
-            group["lr"].copy_(moved.lr)
-        else:
-            group["lr"] = moved.lr
-        take_back_gradients(self.base, group, moved.parameters)
-        # Those that missed steps have another sum, and so another weight of the newest point.
-        sharing: defaultdict[float, list[int]] = defaultdict(list)
-        for place, parameter in enumerate(moved.parameters):
-            weight_sum = moved.weight_sums[place] + weight
-            self.state[parameter].update(z=moved.kept[place], weight_sum=weight_sum)
-            sharing[weight / weight_sum].append(place)
-        for newest_weight, places in sharing.items():
-            parameters = [moved.parameters[place] for place in places]
-            kept = [moved.kept[place] for place in places]
-            return_to_points(parameters, kept, group["average_momentum"], newest_weight)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -288,13 +244,3 @@ class ScheduleFree(Optimizer):
         if any(group["train_mode"] for group in self.param_groups):
             raise RuntimeError("call the optimizer's eval() before calibrate()")
         take_statistics(model, batches, forward)
-
-
-@dataclass(slots=True)
-class _Moving:
-    """Parameters of a group that got a gradient, while the base optimizer moves them."""
-
-    parameters: list[Tensor]
-    lr: float | Tensor
-    kept: list[Tensor] = field(default_factory=list)
-    weight_sums: list[float] = field(default_factory=list)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ray_autolrs
-from ray_autolrs.training.averaging import points
+from ray_autolrs.training.averaging import group_step, points
 from ray_autolrs.training.averaging.schedule_free_optimizer import ScheduleFree
 from tests.training.averaging.package_wrapper import PackageWrapper
 from tests.training.test_snapshot import OPTIMIZERS, two_groups
@@ -23,6 +23,7 @@ from tests.training.toy import Build, assert_near, assert_same, differs, full_ne
 BASES: dict[str, Build] = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01),
     "adamw": lambda model: torch.optim.AdamW(model.parameters(), betas=(0.0, 0.99)),
+    "looped": lambda model: torch.optim.AdamW(model.parameters(), foreach=False),
     "two_groups": lambda model: two_groups(model),
     "adagrad": lambda model: torch.optim.Adagrad(model.parameters()),
 }
@@ -85,24 +86,26 @@ NETS = {
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize(
-    ("momentum", "power", "chunk_bytes"), [(0.9, 0.0, points.CHUNK_BYTES), (0.7, 2.0, 100)]
-)
+@pytest.mark.parametrize(("momentum", "power", "copied_bytes"), [(0.9, 0.0, None), (0.7, 2.0, 100)])
 def test_it_is_the_package_s_wrapper_to_the_last_bit(
     base: str,
     net: str,
     momentum: float,
     power: float,
-    chunk_bytes: int,
+    copied_bytes: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(points, "CHUNK_BYTES", chunk_bytes)
+    """In each other's memory, and copied as for optimizers that keep where parameters were."""
+    if copied_bytes is not None:
+        monkeypatch.setattr(points, "CHUNK_BYTES", copied_bytes)
+        monkeypatch.setattr(group_step, "takes_any_memory", lambda _: False)
     model, other = built(NETS[net]), built(NETS[net])
     ours = ScheduleFree(BASES[base](model), momentum=momentum, power=power)
     theirs = BASES[base](other)
     for group in theirs.param_groups:
         if "betas" in group:
             group["betas"] = (0.0, *group["betas"][1:])
+            group["fused"] = group["foreach"] is None
     package = PackageWrapper(theirs, momentum, power)
     for step in range(12):
         for group, twin in zip(ours.param_groups, theirs.param_groups, strict=True):
@@ -116,6 +119,52 @@ def test_it_is_the_package_s_wrapper_to_the_last_bit(
         package.eval()
         assert not differs(tensors(model), tensors(other))
     assert not differs(tensors(model), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_adam_s_fused_kernel_is_taken_where_nothing_is_chosen(dtype: torch.dtype):
+    """It gives what the loop over parameters gives, but for rounding, and leaves no trace."""
+    models = [built(plain_net).to(dtype) for _ in range(2)]
+    fused, looped = (
+        ScheduleFree(torch.optim.AdamW(model.parameters(), lr=0.01, foreach=foreach))
+        for model, foreach in zip(models, (None, False), strict=True)
+    )
+    kernels = []
+    for optimizer in (fused, looped):
+        optimizer.base.register_step_pre_hook(
+            lambda base, *_: kernels.append(base.param_groups[0]["fused"])
+        )
+    for step in range(20):
+        for model, optimizer in zip(models, (fused, looped), strict=True):
+            backward(model, step)
+            optimizer.step()
+    assert kernels == 20 * [True, None]
+    assert fused.param_groups[0]["fused"] is None
+    eps = torch.finfo(dtype).eps
+    for one, other in zip(*map(tensors, models), strict=True):
+        assert torch.allclose(one, other, rtol=8 * eps, atol=8 * eps)
+
+
+class KeepsAddresses(torch.optim.Optimizer):
+    """Writes where the parameters lay when it was made, as those of flat buffers do."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.flat = [p.detach().view(-1) for p in self.param_groups[0]["params"]]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter, flat in zip(self.param_groups[0]["params"], self.flat, strict=True):
+            flat.add_(parameter.grad.view(-1), alpha=-self.param_groups[0]["lr"])
+
+
+def test_an_optimizer_may_keep_where_parameters_lie():
+    model, other = built(plain_net), built(plain_net)
+    flat = ScheduleFree(KeepsAddresses(model.parameters()))
+    plain = ScheduleFree(torch.optim.SGD(other.parameters(), lr=0.1))
+    addresses = [parameter.data_ptr() for parameter in other.parameters()]
+    assert train(model, flat, range(6)) == train(other, plain, range(6))
+    assert not differs(tensors(model), tensors(other))
+    assert [parameter.data_ptr() for parameter in other.parameters()] == addresses
 
 
 @pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "schedule_free"])
