@@ -135,7 +135,7 @@ class Research:
         """Return the LR in use and the higher ones to try; none where it is not worth a probe."""
         stage, past = context.stage, context.past
         end = highest_lr(context)
-        if _looks_higher(context):
+        if looks_higher(context):
             return past[-1].peak_lr, min(end, RECOVERY_FACTOR * past[-1].peak_lr)
         if not RESEARCHED_STAGE <= stage.number <= LAST_RESEARCHED_STAGE:
             return ()
@@ -166,7 +166,7 @@ class Research:
         One need not win clearly where the LR in use is lower because another diverged.
         """
         won = 0
-        hysteresis = 0.0 if _looks_higher(context) else self.hysteresis
+        hysteresis = 0.0 if looks_higher(context) else self.hysteresis
         for place in range(1, len(results)):
             before, other = results[place - 1].forecast, results[place].forecast
             if before is None or other is None:
@@ -202,7 +202,7 @@ def probe_steps(total_steps: int | None, stage: Stage) -> int:
     return min(stage.steps, max(1, steps, round(LEAST_PROBE_FRACTION * run_steps)))
 
 
-def _looks_higher(context: StageContext) -> bool:
+def looks_higher(context: StageContext) -> bool:
     """Return whether an LR that was lowered by a divergence is tried against a higher one."""
     if context.diverged or not is_time_to_look(context):
         return False
