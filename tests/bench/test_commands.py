@@ -16,7 +16,13 @@ TOLD_IN = [
     *sorted((ROOT / "bench").glob("*.md")),
     *sorted((ROOT / "bench").rglob("*.py")),
 ]
-PACKAGES = {"bench.gpu.folder", "bench.quality", "bench.leave_one_out", "bench.kill_matrix"}
+PACKAGES = {
+    "bench.gpu.folder",
+    "bench.kill_matrix",
+    "bench.leave_one_out",
+    "bench.quality",
+    "bench.scenarios",
+}
 
 
 def told_commands() -> set[str]:
@@ -56,6 +62,7 @@ def test_a_command_is_understood(command, monkeypatch):
         "make_runs",
         "read_records",
         "read_cache",
+        "read_runs",
         "try_inputs",
         "read",
     ):
