@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ray_autolrs.algorithm.schedules.warmup import Warmup
     from ray_autolrs.algorithm.search.bracket import Bracket
     from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
+    from ray_autolrs.algorithm.search.looks import Looks
     from ray_autolrs.algorithm.search.research import Research
     from ray_autolrs.checkpoint_settings import Checkpoints
     from ray_autolrs.cluster.run_result import AutoLRSResult
@@ -47,6 +48,7 @@ __all__ = [
     "LRSchedule",
     "Lanes",
     "Linear",
+    "Looks",
     "Research",
     "ScheduleFree",
     "ScheduleFreeAverage",
@@ -65,6 +67,7 @@ _HOMES = {
     "algorithm.schedules.warmup": ("Warmup",),
     "algorithm.search.bracket": ("Bracket",),
     "algorithm.search.gaussian_process": ("GaussianProcess",),
+    "algorithm.search.looks": ("Looks",),
     "algorithm.search.research": ("Research",),
     "checkpoint_settings": ("Checkpoints",),
     "cluster.run_result": ("AutoLRSResult",),

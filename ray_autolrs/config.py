@@ -8,14 +8,14 @@ from typing import Any
 
 from ray_autolrs.algorithm.field_checks import check, check_integer, is_number, make_plain
 from ray_autolrs.algorithm.schedules.run_shapes import Constant, RunShape
-from ray_autolrs.algorithm.schedules.segments import SHAPES, Segment
-from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
+from ray_autolrs.algorithm.schedules.segments import SHAPES
 from ray_autolrs.algorithm.schedules.stage_plan import Stage, Stages
 from ray_autolrs.algorithm.schedules.warmup import Warmup
 from ray_autolrs.algorithm.search.bracket import Bracket
 from ray_autolrs.algorithm.search.strategy import RunFacts, SearchStrategy
 from ray_autolrs.algorithm.stages.run_plan import RunPlan
 from ray_autolrs.checkpoint_settings import Checkpoints
+from ray_autolrs.config_presets import paper_parts, staged_parts
 from ray_autolrs.lanes import Lanes
 from ray_autolrs.settings_tree import (
     Setting,
@@ -122,17 +122,24 @@ class AutoLRSConfig:
             ValueError: as the constructor.
             TypeError: a part is not a field.
         """
-        from ray_autolrs.algorithm.search.gaussian_process import GaussianProcess
+        return cls(total_steps=total_steps, lr=lr, **(paper_parts() | parts))
 
-        values: dict[str, Any] = {
-            "search": GaussianProcess(),
-            "averaging": None,
-            "stages": Stages(first_steps=1000, longest_steps=8000, growth=2),
-            "warmup": Warmup(steps=0),
-            "shape": Constant(),
-            "validation": Validation(keep_best=False, probe_samples=1024),
-        }
-        return cls(total_steps=total_steps, lr=lr, **(values | parts))
+    @classmethod
+    def staged(
+        cls,
+        total_steps: int | None,
+        lr: float | tuple[float, float] | None = None,
+        **parts: Any,
+    ) -> AutoLRSConfig:
+        """Return the default in ten stages, with looks for another LR: see docs/staged.md.
+
+        Arguments as of :meth:`paper`, and ``lr`` as of the constructor.
+
+        Raises:
+            ValueError: as the constructor.
+            TypeError: a part is not a field.
+        """
+        return cls(total_steps=total_steps, lr=lr, **(staged_parts(total_steps) | parts))
 
     def resolve(self, *, global_batch_size: int) -> AutoLRSConfig:
         """Return the settings with every number filled in that depends on others.
@@ -194,7 +201,7 @@ class AutoLRSConfig:
             facts=self._facts(self.lr, warmup, averaging),
             stages=self.stages,
             search=self.search,
-            warmup=_warmup_segment(warmup),
+            warmup=warmup.segment,
             closing_fraction=self.shape.decay_fraction if self.total_steps is None else 0.0,
             parallel_probes=parallel_probes,
         )
@@ -289,11 +296,3 @@ class AutoLRSConfig:
             f"has {warmup.steps} steps: it must end before the decay of {shape} begins, and before "
             f"the run of {total} steps does",
         )
-
-
-def _warmup_segment(warmup: Warmup) -> Segment | None:
-    if warmup.lr is None or not warmup.steps:
-        return None
-    assert warmup.power is not None, warmup
-    rise = WarmupStableDecay(0, None, warmup.steps, 0, warmup.power)
-    return Segment(0, warmup.steps - 1, warmup.lr, rise)

@@ -20,6 +20,7 @@ from ray_autolrs import (
     GaussianProcess,
     Lanes,
     Linear,
+    Looks,
     Research,
     ScheduleFreeAverage,
     Stages,
@@ -154,6 +155,9 @@ def test_parts_must_agree(build, message):
         ),
         (lambda: Research(tolerance=1), r"Research.tolerance=1 must lie in \[0, 1\)"),
         (lambda: Research(hysteresis=-1), r"Research.hysteresis=-1 must lie in \[0, 1\)"),
+        (lambda: Looks(factor=1.0), r"Looks.factor=1.0 must be a number of at least 1.5"),
+        (lambda: Looks(lower_margin=1.0), r"Looks.lower_margin=1.0 must lie in \[0, 1\)"),
+        (lambda: Looks(budget=0.0), r"Looks.budget=0.0 must be a number in \(0, 1\)"),
         (lambda: GaussianProcess(probes=0), r"GaussianProcess.probes=0 must be an integer of at"),
         (
             lambda: GaussianProcess(probe_fraction=1.1),
@@ -242,6 +246,27 @@ def test_paper_takes_other_parts():
     assert (config.search, config.seed, config.averaging) == (GaussianProcess(probes=4), 3, None)
     with pytest.raises(TypeError, match="probes_per_stage"):
         paper(probes_per_stage=4)
+
+
+def test_staged_is_the_default_in_ten_stages_with_looks():
+    config = AutoLRSConfig.staged(2000, (1e-3, 1.0))
+    assert config == AutoLRSConfig(
+        total_steps=2000,
+        lr=(1e-3, 1.0),
+        stages=Stages(first_steps=200, growth=1),
+        search=Bracket(research=Looks()),
+    )
+    stages = config.resolve(global_batch_size=8).plan().all_stages()
+    assert [stage.first_step for stage in stages] == [*range(0, 2000, 200)]
+
+
+def test_staged_takes_other_parts_any_lr_and_no_end():
+    search = Bracket(research=Looks(budget=0.1))
+    config = AutoLRSConfig.staged(None, search=search, seed=3)
+    assert (config.search, config.seed, config.lr) == (search, 3, None)
+    assert config.stages == Stages(first_steps=1000, growth=1)
+    assert AutoLRSConfig.staged(100, 0.1).resolve(global_batch_size=8).stages.first_steps == 20
+    assert AutoLRSConfig.staged(10, 0.1).resolve(global_batch_size=8).stages.first_steps == 10
 
 
 @pytest.mark.parametrize(

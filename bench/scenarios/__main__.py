@@ -18,6 +18,7 @@ from bench.scenarios.changing_tasks import CHANGING_TASKS, CHOSEN_ON
 from bench.scenarios.made import RUNS, make_runs, plan, read_runs
 from bench.scenarios.ours import OURS
 from bench.scenarios.planned import RIVALS, SCENARIOS
+from bench.scenarios.scenario_table import tables
 
 REPORTED = [name for name in CHANGING_TASKS if name not in CHOSEN_ON]
 
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 processes=arguments.processes,
                 say=partial(print, flush=True),
             )
+    if arguments.table:
+        runs = read_runs(arguments.runs)
+        print(tables(runs, arguments.task, arguments.seed, arguments.steps))
 
 
 if __name__ == "__main__":

@@ -66,9 +66,7 @@ class ScenarioRun:
 Runs = dict[Key, ScenarioRun]
 
 
-def key_of(
-    scenario: str, task: str, method: str, lr: float | None, seed: int, steps: int
-) -> Key:
+def key_of(scenario: str, task: str, method: str, lr: float | None, seed: int, steps: int) -> Key:
     """Return a run's key, with the version of its method."""
     text = version_of(method) if method in OURS else str(RIVALS_VERSION)
     version = hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,8 +25,12 @@ def _default(steps: int, lr: Interval, seed: int) -> AutoLRSConfig:
     return AutoLRSConfig(total_steps=steps, lr=lr, seed=seed)
 
 
+def _staged(steps: int, lr: Interval, seed: int) -> AutoLRSConfig:
+    return AutoLRSConfig.staged(steps, lr, seed=seed)
+
+
 OURS: Mapping[str, Callable[[int, Interval, int], AutoLRSConfig]] = MappingProxyType(
-    {"default": _default}
+    {"default": _default, "staged": _staged}
 )
 """Settings by name, from (steps, interval, seed)."""
 
@@ -78,8 +81,6 @@ def train_ours(name: str, scenario: Scenario, task: str, *, steps: int, seed: in
             run_config=RunConfig(name="run", storage_path=folder),
         )
         result = trainer.fit()
-        schedule = Path(folder) / "run" / "schedule.json"
-        assert schedule.exists()
     rows = result.history[result.history["kind"] == "evaluation"]
     curve = dict(zip(rows["step"].tolist(), rows["loss"].tolist(), strict=True))
     return RunRecord(

@@ -15,7 +15,7 @@ TOLD_IN = [
     *sorted((ROOT / "bench").glob("*.md")),
     *sorted((ROOT / "bench").rglob("*.py")),
 ]
-PACKAGES = {"bench.quality", "bench.leave_one_out", "bench.kill_matrix"}
+PACKAGES = {"bench.quality", "bench.leave_one_out", "bench.kill_matrix", "bench.scenarios"}
 
 
 def told_commands() -> set[str]:
@@ -47,7 +47,15 @@ def test_a_command_is_understood(command, monkeypatch):
     def stop(*args: object, **settings: object) -> None:
         raise InterruptedError
 
-    for step in ("write_results", "make_runs", "read_records", "read_cache", "try_inputs", "read"):
+    for step in (
+        "write_results",
+        "make_runs",
+        "read_records",
+        "read_cache",
+        "read_runs",
+        "try_inputs",
+        "read",
+    ):
         monkeypatch.setattr(module, step, stop, raising=False)
     monkeypatch.setattr("ray.init", lambda **settings: None)
     with pytest.raises(InterruptedError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ray_autolrs.algorithm.field_checks import check_integer, check_positive
+from ray_autolrs.algorithm.schedules.segments import Segment
+from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,3 +57,12 @@ class Warmup:
         """Steps that are applied before the first search; of a resolved warm-up."""
         assert self.steps is not None, self
         return 0 if self.lr is None else self.steps
+
+    @property
+    def segment(self) -> Segment | None:
+        """What is applied before the first search, if anything is; of a resolved warm-up."""
+        if self.lr is None or not self.steps:
+            return None
+        assert self.power is not None, self
+        rise = WarmupStableDecay(0, None, self.steps, 0, self.power)
+        return Segment(0, self.steps - 1, self.lr, rise)

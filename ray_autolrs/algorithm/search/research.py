@@ -139,7 +139,7 @@ class Research:
         """Return the LR in use and the higher ones to try; none where it is not worth a probe."""
         stage, past = context.stage, context.past
         end = highest_lr(context)
-        if _looks_higher(context):
+        if looks_higher(context):
             return past[-1].peak_lr, min(end, RECOVERY_FACTOR * past[-1].peak_lr)
         if not RESEARCHED_STAGE <= stage.number <= LAST_RESEARCHED_STAGE:
             return ()
@@ -172,7 +172,7 @@ class Research:
         won = 0
         is_first = context.stage.number == RESEARCHED_STAGE and not context.diverged
         margin = -self.tolerance if is_first else self.hysteresis
-        if _looks_higher(context):
+        if looks_higher(context):
             margin = 0.0
         for place in range(1, len(results)):
             before, other = results[place - 1].forecast, results[place].forecast
@@ -210,7 +210,7 @@ def probe_steps(total_steps: int | None, stage: Stage) -> int:
     return min(stage.steps, max(1, steps, round(LEAST_PROBE_FRACTION * run_steps)))
 
 
-def _looks_higher(context: StageContext) -> bool:
+def looks_higher(context: StageContext) -> bool:
     """Return whether an LR that was lowered by a divergence is tried against a higher one."""
     if context.diverged or not is_time_to_look(context):
         return False
