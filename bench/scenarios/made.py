@@ -83,7 +83,7 @@ def plan(
 ) -> list[Key]:
     """Return the keys of the runs to make.
 
-    A rival has the four learning rates (LRs) of the task, or in a scenario with a wrong first LR
+    A rival has the learning rates (LRs) of the task, or in a scenario with a wrong first LR
     its best one without a change, times the factor; without that run it is left out.
     """
     keys: list[Key] = []

@@ -53,9 +53,7 @@ class Misled(Bracket):
 def train_ours(name: str, scenario: Scenario, task: str, *, steps: int, seed: int) -> RunRecord:
     """Make a run of one of our methods."""
     changing = scenario.task(task, steps)
-    # Half a decade more than the rivals' grid on each side.
-    lr = changing.lrs[0] / 10**0.5, changing.lrs[-1] * 10**0.5
-    config = OURS[name](round(scenario.planned * steps), lr, seed)
+    config = OURS[name](round(scenario.planned * steps), changing.interval, seed)
     if scenario.planned < 1:  # Whatever was planned for the shorter run stays.
         planned = config.resolve(global_batch_size=changing.global_batch_size)
         config = dataclasses.replace(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from bench.scenarios.changing_tasks import CHANGING_TASKS, Change, ChangingTask
-from ray_autolrs.comparison.baselines import BASELINES, LRSource
-from ray_autolrs.comparison.plain_training import train_plain
+from ray_autolrs.comparison.baselines import BASELINES
+from ray_autolrs.comparison.plain_training import LRSource, train_plain
 from ray_autolrs.comparison.record import RunRecord
 
 CHANGED_AFTER = 0.46
