@@ -60,10 +60,10 @@ class Noting(ChangingDigits):
 
     def __init__(self, change, at):
         super().__init__(change, at)
-        self.sizes = []
+        self.counted = []
 
     def loss_of(self, outputs, targets):
-        self.sizes.append(len(targets))
+        self.counted.append(len(targets))
         return super().loss_of(outputs, targets)
 
 
@@ -71,7 +71,7 @@ def test_a_batch_grows():
     task = Noting("growth", 3)
     assert task.global_batch_size > SMALL_BATCH
     follow(engine_of(task), 0, 5)
-    assert task.sizes == [SMALL_BATCH] * 3 + [task.global_batch_size] * 2
+    assert task.counted == [SMALL_BATCH] * 3 + [task.global_batch_size] * 2
 
 
 def test_the_body_is_frozen_until_it_is_not(monkeypatch, tmp_path):

@@ -74,7 +74,7 @@ class Looks(Research):
     """Part of the loss, or of the loss gained if that is less, by which a lower LR must win. Ours
     (measured)."""
 
-    budget: float = 0.2
+    budget: float = 0.15
     """Most probe steps of all looks, those that are gone on from left out, as a part of the run."""
 
     def __post_init__(self) -> None:
