@@ -70,7 +70,7 @@ class RunAhead:
         return None
 
     def _keep(self, place: _Place, done: ProbeDone, lane: str) -> None:
-        stage, _, _ = place
+        stage, *_ = place
         self._kept = {other: kept for other, kept in self._kept.items() if other[0] >= stage}
         self._kept[place] = done, lane
 
