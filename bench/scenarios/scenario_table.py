@@ -74,7 +74,7 @@ def _without_lr(key: Key) -> Key:
 def _row(found: Mapping[str, list[ScenarioRun]], scenario: str) -> Row | None:
     if STAGED not in found or not any(rival in found for rival in RIVALS):
         return None
-    row: Row = {"scenario": scenario}
+    row: Row = {"scenario": scenario, **dict.fromkeys(RIVALS)}  # what was not run stays empty
     rivals = {rival: rival_score(found[rival]) for rival in RIVALS if rival in found}
     for rival, score in rivals.items():
         row[rival] = f"{score.best:.4g}"
@@ -89,12 +89,8 @@ def _row(found: Mapping[str, list[ScenarioRun]], scenario: str) -> Row | None:
     first = min(score.first for score in rivals.values())
     row["to the best rival"] = f"{staged / best - 1:+.1%}"
     row["to the best at its first LR"] = f"{staged / first - 1:+.1%}"
-    if row[DEFAULT] is not None:
-        row["to the default"] = f"{staged / row[DEFAULT] - 1:+.1%}"
+    row["to the default"] = f"{staged / row[DEFAULT] - 1:+.1%}" if row[DEFAULT] else None
     for name in (DEFAULT, STAGED):
-        if name in found:
-            extra = statistics.fmean(
-                run.record.search_steps / run.record.steps for run in found[name]
-            )
-            row[f"{name}'s extra steps"] = f"{extra:.0%}"
+        extra = [run.record.search_steps / run.record.steps for run in found.get(name, ())]
+        row[f"{name}'s extra steps"] = f"{statistics.fmean(extra):.0%}" if extra else None
     return row
