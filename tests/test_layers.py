@@ -24,7 +24,7 @@ LAYERS = [
     ["algorithm.stages"],
     ["checkpoint_settings", "lanes", "lr_axes", "settings_tree", "task"],
     ["training"],
-    ["config"],
+    ["config", "config_presets"],
     ["schedule", "report"],
     ["sinks", "integrations"],
     ["workloads"],
@@ -41,7 +41,7 @@ TORCH_FREE = [
     *("extras", "algorithm", "checkpoint_settings", "checksums", "lanes", "lr_axes"),
     *("settings_tree", "training.settings", "training.averaging.average"),
     *("training.averaging.schedule_free", "training.averaging.ema"),
-    *("config", "schedule", "report", "sinks"),
+    *("config", "config_presets", "schedule", "report", "sinks"),
 ]
 """What works without torch: all that a run's settings, its log and its schedule are made of."""
 

@@ -26,7 +26,7 @@ SHAPE = WarmupStableDecay(0, None, 200, 0, 0.5)
 STAGES = Stages(first_steps=100, growth=1).resolve(1000)
 PLANNED = plan_stages(STAGES, 1000)
 STRAIGHT, WINDING = 1.3, 0.8
-SEARCH = Bracket(probe_steps=21, research=Looks())
+SEARCH = Bracket(probe_steps=21, research=Looks(budget=0.2))  # two looks of two others
 
 
 def losses(seed, level=1.0):
