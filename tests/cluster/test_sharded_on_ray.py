@@ -38,7 +38,7 @@ class Killed(KilledOnce):
 class Whole(Killed):
     """The same by DDP, without a death."""
 
-    parallelism = "ddp"
+    parallelism: Parallelism = "ddp"
 
 
 def fit(path: Path, task: Killed, name: str, workers: int) -> AutoLRSResult:

@@ -15,8 +15,9 @@ the one before it is followed by the next in the same direction. A look is made
   (:mod:`ray_autolrs.algorithm.search.unforeseen`): upwards, and if that does not win, downwards;
 
 and nowhere else, not after LAST_LOOK of the run, and not beyond ``budget``. A higher LR wins over
-the one before as with :class:`~ray_autolrs.algorithm.search.research.Research`, a lower one by
-``lower_margin``, because half of an LR that is right looks better for long.
+the one before as with :class:`~ray_autolrs.algorithm.search.research.Research`, without its
+tolerance, a lower one by ``lower_margin``, because half of an LR that is right looks better for
+long.
 
 Source: ours (bench/NOTES.md).
 """
@@ -70,6 +71,10 @@ class Looks(Research):
         ValueError: a field is out of its range.
     """
 
+    tolerance: float = 0.0
+    """Part of the loss, or of the loss gained if that is less, by which a higher LR may lie above
+    the one before at the first look."""
+
     lower_margin: float = 0.02
     """Part of the loss, or of the loss gained if that is less, by which a lower LR must win. Ours
     (measured)."""
@@ -110,12 +115,14 @@ class Looks(Research):
         if context.diverged or looks_higher(context):
             return Research.winner(self, context, results)
         won = 0
+        is_first = context.stage.number == FIRST_LOOK
+        of_higher = -self.tolerance if is_first else self.hysteresis
         for place in range(1, len(results)):
             before, other = results[won].forecast, results[place].forecast
             if before is None:
                 break
             direction = _direction(results[won].peak_lr, results[place].peak_lr)
-            margin = self.hysteresis if direction == UP else self.lower_margin
+            margin = of_higher if direction == UP else self.lower_margin
             if other is not None and is_lower(
                 other.loss, before.loss, context.initial_loss, margin
             ):

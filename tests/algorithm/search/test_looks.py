@@ -78,7 +78,7 @@ def looked(context, ends, search=SEARCH):
         (STRAIGHT, {0: 1.0, 1: 1.1}, [0, 1], 0, 0),
         (STRAIGHT, {0: 1.0, 1: 0.9, 3: 0.95}, [0, 1, 3], 1, 1),
         (STRAIGHT, {0: 1.0, 1: 0.9, 3: 0.8, 6: 0.7}, [0, 1, 3], 3, 2),
-        (STRAIGHT, {0: 1.0, 1: 0.999}, [0, 1], 0, 0),
+        (STRAIGHT, {0: 1.0, 1: 1.0}, [0, 1], 0, 0),
         (STRAIGHT, {0: 1.0}, [0, 1], 0, 0),
         # downwards, by the margin
         (WINDING, {0: 1.0, -1: 0.99}, [0, -1], 0, 0),
@@ -189,3 +189,10 @@ def looked_below(context):
     choice = SEARCH.choose(context, told, ())
     assert isinstance(choice, Choice)
     return [one.peak_lr for one in told], choice.peak_lr, choice.probe
+
+
+def test_a_higher_lr_may_lie_above_at_the_first_look_where_that_is_asked_for():
+    context = context_of(FIRST_LOOK, STRAIGHT)
+    told = [result(0, NOW, 1.0), result(1, 2 * NOW, 1.01)]
+    assert Looks().winner(context, told) == 0
+    assert Looks(tolerance=0.02).winner(context, told) == 1
