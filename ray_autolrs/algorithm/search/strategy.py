@@ -60,10 +60,8 @@ class Candidate:
         steps: optimizer steps of the probe.
         evals: validation losses taken evenly over the probe, the last at its end; 0 for none.
         shape: factor of each step, addressed by the run's applied steps.
-        explanation: numbers that tell a reader of the log why it is asked, such as a model's
-            parameters; nothing is decided by them.
-        sample_factor: validation samples of each evaluation, as a multiple of those that probes
-            are usually judged on; at most there are all that the task has.
+        explanation: numbers that tell a reader of the log why it is asked; they decide nothing.
+        sample_factor: validation samples of an evaluation, in those of a usual probe's.
     """
 
     peak_lr: float
