@@ -53,10 +53,9 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A probe that a strategy asks for.
+    """A probe of ``peak_lr`` that a strategy asks for.
 
     Attributes:
-        peak_lr: the LR to try.
         steps: optimizer steps of the probe.
         evals: validation losses taken evenly over the probe, the last at its end; 0 for none.
         shape: factor of each step, addressed by the run's applied steps.
