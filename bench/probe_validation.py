@@ -46,7 +46,7 @@ def measure(rounds: int, device: torch.device, width: int = 32) -> Iterator[Row]
     state, _ = advance(config.plan(), RunState(), Ready(step=0, base_momentum=0.9))
     (probe, *_) = outstanding(state)
     assert isinstance(probe, Probe)
-    engine, evaluation = worker.engine, worker.probe_evaluation
+    engine, evaluation = worker.engine, worker.probe_evaluation()
     losses = engine.loss_table(probe.steps)
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     ratios = []
