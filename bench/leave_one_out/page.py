@@ -83,8 +83,9 @@ def page(cache: Cache, steps: int, seeds: Iterable[int] | None = None) -> str:
 _HOW = (
     "Differences are relative, of the lowest validation loss of a run's evaluations, paired over "
     "seeds, with the standard error over seeds; below zero the default is better, and within twice "
-    "the error it is a tie. A rival's learning rate (LR) is the best of five in the mean over "
-    "seeds, and the best rival that of the lowest mean: both are chosen after the fact, in the "
+    "the error it is a tie. A rival's learning rate (LR) is the best in the mean over seeds of a "
+    "grid of five, or of the three or four of it that bracket the best (`--walk`), and the best "
+    "rival that of the lowest mean: both are chosen after the fact, in the "
     "rivals' favour. Means over groups have 95% intervals by Student's t, groups counted alike."
 )
 
