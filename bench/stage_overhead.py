@@ -129,8 +129,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=4096)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    logging.getLogger("ray_autolrs").setLevel(logging.WARNING)
-    rows = measure(arguments.stages, arguments.steps, arguments.wait_s, arguments.width)
+    logger = logging.getLogger("ray_autolrs")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        rows = measure(arguments.stages, arguments.steps, arguments.wait_s, arguments.width)
+    finally:
+        logger.setLevel(level)
     write_results("stage_overhead", vars(arguments), rows)
 
 

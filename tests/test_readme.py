@@ -104,6 +104,7 @@ def test_own_task(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_task.py").write_text(task)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_task", raising=False)  # a page's, of another test
     _, *words = commands()[2]
     assert main(words) == OK, capsys.readouterr().err
     left = {path.name for path in (tmp_path / "runs" / "digits").iterdir()}

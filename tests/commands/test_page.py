@@ -22,6 +22,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_task.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_task", raising=False)  # the README's, of another test
     assert len(commands()) > 10
     for name, *words in commands():
         assert name == "ray-autolrs"
