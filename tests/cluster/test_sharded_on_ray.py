@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Killed(KilledOnce):
-    """Digits with layers that are sharded; dies once, in the last stage."""
+    """Digits with layers that are sharded; one of its processes dies once."""
 
     parallelism: Parallelism = "fsdp2"
 
@@ -64,11 +64,10 @@ def fit(path: Path, task: Killed, name: str, workers: int) -> AutoLRSResult:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sharded_run_survives_a_worker_and_is_that_of_one_process(tmp_path: Path):
     marker = tmp_path / "killed"
-    killed = fit(tmp_path, Killed(marker, passes=75), "killed", 2)
+    killed = fit(tmp_path, Killed(marker, passes=55), "killed", 2)
     assert marker.exists()
     marker.touch()
     alone = fit(tmp_path, Whole(marker, passes=0), "alone", 0)
-    assert [event["kind"] for event in killed.events].count("ready") == 2
     pairs = [
         (both["training_losses"], one["training_losses"])
         for both, one in zip(
