@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,10 +23,10 @@ from typing import Any
 
 import torch
 
-from bench.measurement import RESULTS_FOLDER, commit, options
-from bench.processes import in_processes
+from bench.measurement import RESULTS_FOLDER, options
+from bench.processes import append_missing
 from bench.tasks.suite import SUITE
-from bench.tasks.text_data import TRANSLATION_FOLDER
+from bench.tasks.text_data import TRANSLATION_FOLDER, take_parallel_folder
 from ray_autolrs import Bracket
 from ray_autolrs.algorithm.forecast.forecaster import Forecast
 from ray_autolrs.algorithm.schedules.stage_plan import Stage
@@ -55,16 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2, help="0: in this one")
     parser.add_argument("--runs", type=Path, default=RUNS)
     arguments = parser.parse_args(argv)
-    if arguments.data:
-        os.environ[TRANSLATION_FOLDER] = str(arguments.data.absolute())
+    take_parallel_folder(arguments.data)
     made = {(run["task"], run["seed"], run["start"], run["steps"]) for run in read(arguments.runs)}
     jobs = [(task, arguments.seed, arguments.start, arguments.steps) for task in arguments.task]
-    arguments.runs.parent.mkdir(parents=True, exist_ok=True)
-    made_at = commit()
-    missing = [job for job in jobs if job not in made]
-    for run in in_processes(study, missing, arguments.processes):
-        with arguments.runs.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**run, "commit": made_at}) + "\n")
+    for run in append_missing(study, jobs, made, arguments.runs, arguments.processes):
         print(f"{run['task']}: {run['seconds']:.0f} s", flush=True)
 
 

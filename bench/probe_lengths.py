@@ -11,9 +11,7 @@ An LR between two of theirs costs what lies between theirs.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,11 +21,11 @@ from typing import Any
 import torch
 
 from bench.lr_forks import RUNS, Forked, lowest_loss, read
-from bench.measurement import RESULTS_FOLDER, commit, options
-from bench.processes import in_processes
+from bench.measurement import RESULTS_FOLDER, options
+from bench.processes import append_missing
 from bench.raise_rule import MOST_REGRET
 from bench.tasks.suite import SUITE
-from bench.tasks.text_data import TRANSLATION_FOLDER
+from bench.tasks.text_data import TRANSLATION_FOLDER, take_parallel_folder
 
 SEARCHES = RESULTS_FOLDER / "probe_lengths.jsonl"
 PROBE_STEPS = (50, 100, 200)
@@ -44,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--searches", type=Path, default=SEARCHES)
     parser.add_argument("--runs", type=Path, default=RUNS)
     arguments = parser.parse_args(argv)
-    if arguments.data:
-        os.environ[TRANSLATION_FOLDER] = str(arguments.data.absolute())
+    take_parallel_folder(arguments.data)
     if not arguments.table:
         made = {
             (one["task"], one["seed"], one["steps"], one["probe_steps"])
@@ -56,11 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for task in arguments.task
             for probe_steps in PROBE_STEPS
         ]
-        made_at = commit()
-        missing = [job for job in jobs if job not in made]
-        for found in in_processes(search, missing, arguments.processes):
-            with arguments.searches.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**found, "commit": made_at}) + "\n")
+        for found in append_missing(search, jobs, made, arguments.searches, arguments.processes):
             print(f"{found['task']}, {found['probe_steps']} steps: {found['lr']:.4g}", flush=True)
     print(table(read(arguments.searches), read(arguments.runs)))
 

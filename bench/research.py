@@ -10,33 +10,17 @@ re-search wins back, or None where the factor cost less than 1%.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from bench.measurement import Row, options, write_results
+from bench.misled import Misled
 from bench.tasks.catalogue import LEARNING_RATES, OPEN_TASKS, TASKS
-from ray_autolrs import AutoLRSConfig, Bracket, Research
-from ray_autolrs.algorithm.search.strategy import Choice, Observation, StageContext
+from ray_autolrs import AutoLRSConfig, Research
 from ray_autolrs.comparison.record import RunRecord
 from ray_autolrs.comparison.runs import train_autolrs
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Misled(Bracket):
-    """The default's search, which multiplies what it has found."""
-
-    factor: float
-
-    def choose(
-        self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
-    ) -> Choice | None:
-        choice = super().choose(context, told, rejected)
-        if context.past or choice is None:
-            return choice
-        return Choice(self.factor * choice.peak_lr)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

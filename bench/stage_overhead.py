@@ -132,11 +132,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger = logging.getLogger("ray_autolrs")
     level = logger.level
     logger.setLevel(logging.WARNING)
+    rows = measure(arguments.stages, arguments.steps, arguments.wait_s, arguments.width)
     try:
-        rows = measure(arguments.stages, arguments.steps, arguments.wait_s, arguments.width)
+        write_results("stage_overhead", vars(arguments), rows)  # It measures row by row.
     finally:
         logger.setLevel(level)
-    write_results("stage_overhead", vars(arguments), rows)
 
 
 if __name__ == "__main__":

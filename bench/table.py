@@ -147,18 +147,7 @@ def rows_of(folder: Path) -> list[Row]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options(__doc__)
     parser.parse_args(argv)
-    print(markdown(rows_of(read(RESULTS_FOLDER))))
-
-
-def read(folder: Path) -> Path:
-    """Return a folder of results, which must be there.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder of results; run the benches first")
-    return folder
+    print(markdown(rows_of(RESULTS_FOLDER)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ need a folder of text: see TRANSLATION_FOLDER in tasks/text_data.py, or --data.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from bench.leave_one_out.runs import (
 from bench.leave_one_out.store import CACHE, read_cache
 from bench.measurement import options
 from bench.tasks.suite import GROUPS, SUITE
-from bench.tasks.text_data import TRANSLATION_FOLDER
+from bench.tasks.text_data import TRANSLATION_FOLDER, take_parallel_folder
 
 PAGE = Path(__file__).parents[1] / "leave_one_out.md"
 
@@ -56,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not (arguments.run or arguments.table):
         parser.error("nothing to do: give --run or --table")
-    if arguments.data:
-        os.environ[TRANSLATION_FOLDER] = str(arguments.data.absolute())
+    take_parallel_folder(arguments.data)
     steps: int = arguments.steps
     if arguments.run:
         tasks = [

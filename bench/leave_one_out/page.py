@@ -183,13 +183,13 @@ def _rival_rows(tasks: Tasks) -> list[Row]:
             if one is not None:
                 found[task] = one
         verdicts = [one.verdict for one in found.values()]
+        values = {task: one.value for task, one in found.items()}
         rows.append(
             {
                 "rival": name,
                 "tasks": len(found),
-                "default's mean over groups": _over_groups(
-                    {task: one.value for task, one in found.items()}
-                ),
+                "default's mean over groups": _over_groups(values),
+                "median over tasks": percent(statistics.median(values.values())) if values else "",
                 **{title: verdicts.count(title) for title in ("ahead", "tie", "behind")},
             }
         )

@@ -11,7 +11,6 @@ The translation needs a folder of text: see TRANSLATION_FOLDER in tasks/text_dat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from bench.quality.runs import (
 )
 from bench.quality.table import page
 from bench.tasks.catalogue import TASKS
-from bench.tasks.text_data import TRANSLATION_FOLDER
+from bench.tasks.text_data import TRANSLATION_FOLDER, take_parallel_folder
 from ray_autolrs.comparison.baselines import CLOSE_RELATIVES
 from ray_autolrs.comparison.runs import METHODS
 from ray_autolrs.comparison.table import markdown
@@ -56,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.page.write_text(page(records, arguments.steps), encoding="utf-8")
         print(markdown(seconds_by_task(records)))
         return
-    if arguments.data:
-        os.environ[TRANSLATION_FOLDER] = str(arguments.data.absolute())
+    take_parallel_folder(arguments.data)
     make = partial(
         make_runs,
         path=arguments.results,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from ray.train import RunConfig, ScalingConfig
 
+from bench.misled import Misled
 from bench.scenarios.planned import EVALUATED, Scenario
 from ray_autolrs import AutoLRSConfig, AutoLRSTrainer, Bracket
-from ray_autolrs.algorithm.search.strategy import Choice, Observation, StageContext
 from ray_autolrs.comparison.record import RunRecord
 
 Interval = tuple[float, float]
@@ -33,21 +33,6 @@ OURS: Mapping[str, Callable[[int, Interval, int], AutoLRSConfig]] = MappingProxy
     {"default": _default, "staged": _staged}
 )
 """Settings by name, from (steps, interval, seed)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Misled(Bracket):
-    """A search whose first LR is multiplied."""
-
-    factor: float
-
-    def choose(
-        self, context: StageContext, told: Sequence[Observation], rejected: Sequence[float]
-    ) -> Choice | None:
-        choice = super().choose(context, told, rejected)
-        if context.past or choice is None:
-            return choice
-        return Choice(self.factor * choice.peak_lr)
 
 
 def train_ours(name: str, scenario: Scenario, task: str, *, steps: int, seed: int) -> RunRecord:

@@ -14,6 +14,8 @@ from ray_autolrs.comparison.table import markdown
 
 DEFAULT, STAGED = "default", "staged"
 
+NO_RUNS = "No runs of the present version: make them with --run."
+
 
 @dataclass(frozen=True, slots=True)
 class RivalScore:
@@ -47,7 +49,7 @@ def tables(runs: Runs, tasks: Iterable[str], seeds: Iterable[int], steps: int) -
             for scenario in SCENARIOS
             if (row := _row(of_scenario(runs, scenario, task, seeds, steps), scenario))
         ]
-        parts.append(f"{task}\n\n{markdown(rows)}")
+        parts.append(f"{task}\n\n{markdown(rows) if rows else NO_RUNS}")
     return "\n\n".join(parts)
 
 

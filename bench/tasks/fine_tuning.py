@@ -111,7 +111,7 @@ class FirstClasses(FullSizeImages):
         return torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def data(self, part: Part) -> Dataset[Any]:
-        return _classes(part, range(5))
+        return clothes(part, range(5))
 
 
 class FineTunedImages(FullSizeImages):
@@ -130,10 +130,11 @@ class FineTunedImages(FullSizeImages):
         return torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
 
     def data(self, part: Part) -> Dataset[Any]:
-        return _classes(part, range(5, 10), 1500 if part == "train" else None)
+        return clothes(part, range(5, 10), 1500 if part == "train" else None)
 
 
-def _classes(part: Part, classes: range, count: int | None = None) -> Rows:
+def clothes(part: Part, classes: range, count: int | None = None) -> Rows:
+    """Return images of some of the ten kinds of clothes, and their labels."""
     images, labels = flat_fashion(part).tensors
     chosen = (labels >= classes.start) & (labels < classes.stop)
     return Rows(images[chosen][:count], labels[chosen][:count])

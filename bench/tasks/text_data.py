@@ -91,6 +91,12 @@ def text_windows(text: Text, part: Part, *, places: int, vocabulary: int) -> Row
     return _windows(_byte_pairs(text, vocabulary)[part], places)
 
 
+def take_parallel_folder(folder: Path | None) -> None:
+    """Let this process and those that it starts read a folder of aligned text, if one is given."""
+    if folder is not None:
+        os.environ[TRANSLATION_FOLDER] = str(folder.absolute())
+
+
 def parallel_folder() -> Path:
     """Return the folder of aligned text.
 

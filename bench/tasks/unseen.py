@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset
 
-from bench.tasks.fine_tuning import FirstClasses
-from bench.tasks.image_data import HalfSizeFashion, flat_fashion
+from bench.tasks.fine_tuning import FineTunedImages, clothes
 from bench.tasks.images import FullSizeImages, HalfSizeImages
 from bench.tasks.kinds import BenchTask, Classification, NextToken, Part, Rows
 from bench.tasks.networks import RecurrentNet, ResidualNet, TokenTransformer, VisionTransformer
-from bench.tasks.pretraining import pretrained
 from bench.tasks.tabular import Regression, network, table_parts
 from bench.tasks.text_data import BYTE_VALUES, english_bytes, python_source
 
@@ -57,9 +55,6 @@ class ResidualNetBatch512(HalfSizeImages):
         return torch.optim.SGD(
             model.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=1e-4
         )
-
-    def data(self, part: Part) -> Dataset[Any]:
-        return HalfSizeFashion(part)
 
 
 class Packages(Classification):
@@ -189,16 +184,13 @@ class Circuit(Regression):
         return _circuit()[part]
 
 
-class NewHead(FullSizeImages):
+class NewHead(FineTunedImages):
     """A trained classifier gets a new head for the other five kinds, which learns faster; SGD."""
 
     global_batch_size = 64
-    pretraining_steps = 1500
 
     def build_model(self) -> nn.Module:
-        model = FirstClasses().build_model()
-        state = pretrained(FirstClasses(), steps=self.pretraining_steps, seed=0, version=1)
-        model.load_state_dict(state)
+        model = super().build_model()
         head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
         head.reset_parameters()
         return model
@@ -209,10 +201,7 @@ class NewHead(FullSizeImages):
         return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
     def data(self, part: Part) -> Dataset[Any]:
-        images, labels = flat_fashion(part).tensors
-        chosen = labels >= 5
-        count = 3000 if part == "train" else None
-        return Rows(images[chosen][:count], labels[chosen][:count])
+        return clothes(part, range(5, 10), 3000 if part == "train" else None)
 
 
 _PACKAGES = ("asyncio", "email", "ctypes", "json", "logging", "unittest", "xml", "http")

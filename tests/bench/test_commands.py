@@ -65,6 +65,7 @@ def test_a_command_is_understood(command, monkeypatch):
         "read_runs",
         "try_inputs",
         "read",
+        "rows_of",
     ):
         monkeypatch.setattr(module, step, stop, raising=False)
     monkeypatch.setattr("ray.init", lambda **settings: None)

@@ -66,7 +66,6 @@ def test_a_sharded_run_survives_a_worker_and_is_that_of_one_process(tmp_path: Pa
     marker = tmp_path / "killed"
     killed = fit(tmp_path, Killed(marker, passes=55), "killed", 2)
     assert marker.exists()
-    marker.touch()
     alone = fit(tmp_path, Whole(marker, passes=0), "alone", 0)
     pairs = [
         (both["training_losses"], one["training_losses"])

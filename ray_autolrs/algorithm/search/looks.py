@@ -28,15 +28,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_autolrs.algorithm.field_checks import check, check_fraction, is_number
-from ray_autolrs.algorithm.schedules.stage_plan import Stage
 from ray_autolrs.algorithm.search.recovery import LAST_LOOK, highest_lr
 from ray_autolrs.algorithm.search.research import (
-    LEAST_PROBE_FRACTION,
     RESEARCHED_STAGE,
     SMALLEST_FACTOR,
     Research,
     is_lower,
     looks_higher,
+    probe_steps,
 )
 from ray_autolrs.algorithm.search.strategy import (
     Candidate,
@@ -47,12 +46,6 @@ from ray_autolrs.algorithm.search.strategy import (
 from ray_autolrs.algorithm.search.unforeseen import is_unforeseen
 
 FIRST_LOOK = RESEARCHED_STAGE
-
-LOOK_FRACTION = 0.05
-"""Steps of a probe, as a part of the run: less than the default's, as there are more of them."""
-
-MOST_LOOK_STEPS = 115
-"""Most steps of it, as long as that is not less than LEAST_PROBE_FRACTION of the run."""
 
 MOST_OTHERS = 2
 """Probes of a look beside the one at η."""
@@ -105,7 +98,7 @@ class Looks(Research):
         lr = self._next_lr(context, end, told, asked)
         if asked == 0 and lr is not None:
             lr = context.past[-1].peak_lr  # There is one to compare it with.
-        steps = look_steps(context.facts.total_steps, context.stage)
+        steps = probe_steps(context.facts.total_steps, context.stage)
         run_steps = context.facts.total_steps or 2 * context.stage.first_step
         if lr is None or _extra_steps(context) + max(1, asked) * steps > self.budget * run_steps:
             return None
@@ -172,18 +165,6 @@ class Looks(Research):
         return ()
 
 
-def look_steps(total_steps: int | None, stage: Stage) -> int:
-    """Return the steps of a look's probe.
-
-    >>> stage = Stage(3, first_step=200, steps=600)
-    >>> [look_steps(total, stage) for total in (1000, 2300, 20_000)]
-    [50, 115, 500]
-    """
-    run_steps = total_steps or 2 * stage.first_step
-    steps = min(round(LOOK_FRACTION * run_steps), MOST_LOOK_STEPS)
-    return min(stage.steps, max(1, steps, round(LEAST_PROBE_FRACTION * run_steps)))
-
-
 def _has_fallen(before: PastStage, latest: PastStage) -> bool:
     if before.directness is None or latest.directness is None:
         return False
@@ -198,7 +179,7 @@ def _extra_steps(context: StageContext) -> int:
     """Return the probe steps of earlier looks, without those at the LR in use."""
     total = context.facts.total_steps
     return sum(
-        (len(done.results) - 1) * look_steps(total, done.stage)
+        (len(done.results) - 1) * probe_steps(total, done.stage)
         for done in context.past[1:]
         if done.results
     )

@@ -54,7 +54,7 @@ class RunAhead:
 
     def keep(self, probe: Probe, done: ProbeDone, lane: str) -> Record:
         """Keep what a lane has run ahead, and return its record."""
-        self._keep(_place(probe), done, lane)
+        self._keep(probe, done, lane)
         return foreseen_record(probe, done) | {"lane": lane}
 
     def without(self, probes: Iterable[Probe]) -> Iterator[Probe]:
@@ -69,10 +69,9 @@ class RunAhead:
                 return replace(done, index=command.index), lane
         return None
 
-    def _keep(self, place: _Place, done: ProbeDone, lane: str) -> None:
-        stage, *_ = place
-        self._kept = {other: kept for other, kept in self._kept.items() if other[0] >= stage}
-        self._kept[place] = done, lane
+    def _keep(self, probe: Probe, done: ProbeDone, lane: str) -> None:
+        self._kept = {place: kept for place, kept in self._kept.items() if place[0] >= probe.stage}
+        self._kept[_place(probe)] = done, lane
 
 
 def _place(probe: Probe) -> _Place:

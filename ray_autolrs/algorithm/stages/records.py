@@ -106,11 +106,16 @@ def foreseen_record(probe: Probe, done: ProbeDone) -> Record:
     }
 
 
-def record_foreseen(record: Record) -> tuple[tuple[int, Segment, int, int], ProbeDone]:
-    """Return (stage, segment, evals, factor) of a probe that was run ahead, and its outcome."""
-    segment = Segment.from_dict(record["segment"])
-    place = (record["stage"], segment, record["evals"], record.get("sample_factor", 1))
-    return place, _probe_done({"index": FORESEEN, **record})
+def record_foreseen(record: Record) -> tuple[Probe, ProbeDone]:
+    """Return a probe that was run ahead, and its outcome."""
+    probe = Probe(
+        record["stage"],
+        FORESEEN,
+        Segment.from_dict(record["segment"]),
+        record["evals"],
+        sample_factor=record.get("sample_factor", 1),
+    )
+    return probe, _probe_done({"index": FORESEEN, **record})
 
 
 def choice_record(phase: Applying) -> Record:

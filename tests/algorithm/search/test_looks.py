@@ -11,7 +11,8 @@ import pytest
 from ray_autolrs.algorithm.schedules.shapes import WarmupStableDecay
 from ray_autolrs.algorithm.schedules.stage_plan import Stages, plan_stages
 from ray_autolrs.algorithm.search.bracket import Bracket
-from ray_autolrs.algorithm.search.looks import FIRST_LOOK, MOST_OTHERS, Looks, look_steps
+from ray_autolrs.algorithm.search.looks import FIRST_LOOK, MOST_OTHERS, Looks
+from ray_autolrs.algorithm.search.research import probe_steps
 from ray_autolrs.algorithm.search.strategy import (
     Choice,
     Divergence,
@@ -63,7 +64,7 @@ def looked(context, ends, search=SEARCH):
     octaves = []
     while (candidate := search.suggest(context, told, ())) is not None:
         assert candidate.shape == SHAPE
-        assert (candidate.steps, candidate.evals) == (look_steps(1000, context.stage), 1)
+        assert (candidate.steps, candidate.evals) == (probe_steps(1000, context.stage), 1)
         octaves.append(round(float(np.log2(candidate.peak_lr / NOW)), 1))
         told.append(result(len(told), candidate.peak_lr, ends.get(octaves[-1])))
     choice = search.choose(context, told, ())
