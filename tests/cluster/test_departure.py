@@ -22,6 +22,7 @@ from ray_autolrs.cluster.departure import StoredFirst, stored_before_sigterm, st
 from ray_autolrs.cluster.drains import DrainWatch, draining_nodes
 from ray_autolrs.cluster.run_folder import RunFolder
 from tests.cluster.tiny_runs import TinyTask, assert_same_run
+from tests.cluster.waiting import within
 
 SIGNAL_AFTER = 80
 """Training steps: the search is over by then, and the applied stage has begun."""
@@ -148,15 +149,6 @@ def draining(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     )
     monkeypatch.setattr(drains, "POLL_S", 0.01)
     return nodes
-
-
-def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    deadline_s = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def test_only_drains_of_the_runs_own_nodes_are_seen(draining):

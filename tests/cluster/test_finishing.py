@@ -19,6 +19,7 @@ from ray_autolrs import WSD, AutoLRSConfig, AutoLRSTrainer, Bracket, Constant, S
 from ray_autolrs.cluster import finishing
 from ray_autolrs.cluster.finishing import FinishRelay, finish_on_signal
 from ray_autolrs.cluster.search_actor import SearchActor
+from tests.cluster.waiting import within
 from tests.digits_task import DigitsTask
 
 CONFIG = AutoLRSConfig(
@@ -33,15 +34,6 @@ CONFIG = AutoLRSConfig(
 @pytest.fixture(autouse=True)
 def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finishing, "POLL_INTERVAL_S", 0.01)
-
-
-def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    deadline_s = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 # The relay --------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import pytest
 import torch.distributed as dist
 
 from ray_autolrs import Checkpoints
-from ray_autolrs.cluster.checkpoint_writer import CheckpointWriter
 from ray_autolrs.training.averaging.schedule_free import ScheduleFreeAverage
 from ray_autolrs.training.collectives import Group
+from tests.cluster.interruption import written_at_once
 from tests.cluster.test_sharded_runs import (
     CONFIG,
     BlockNet,
@@ -45,18 +45,17 @@ def find(storage: Path, group: Group) -> dict[str, Any]:
         )
         for parallelism in ("ddp", "fsdp2")
     }
-    # Else steps as short as these would all be taken while the stage's own is written.
-    CheckpointWriter.is_idle = property(lambda self: self.flush() is None)  # type: ignore[assignment,method-assign]
-    whole = counted()
-    found["whole"] = run(storage, "whole", whole, group, EVERY_FOURTH)
-    # Of the last stage's ten steps the ninth is not taken.
-    broken = counted(whole.steps - 1)
-    with pytest.raises(OSError, match="the power is gone"):
-        run(storage, "broken", broken, group, EVERY_FOURTH)
-    dist.barrier()
-    found["left"] = sorted(path.name for path in (storage / "broken").glob("midstage_*"))
-    before = broken.steps
-    found["again"] = run(storage, "broken", broken, group, EVERY_FOURTH)
+    with written_at_once():
+        whole = counted()
+        found["whole"] = run(storage, "whole", whole, group, EVERY_FOURTH)
+        # Of the last stage's ten steps the ninth is not taken.
+        broken = counted(whole.steps - 1)
+        with pytest.raises(OSError, match="the power is gone"):
+            run(storage, "broken", broken, group, EVERY_FOURTH)
+        dist.barrier()
+        found["left"] = sorted(path.name for path in (storage / "broken").glob("midstage_*"))
+        before = broken.steps
+        found["again"] = run(storage, "broken", broken, group, EVERY_FOURTH)
     found["taken again"] = broken.steps - before
     return found
 
